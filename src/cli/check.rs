@@ -1,0 +1,13 @@
+//! `hawser check`: is the mesh healthy?
+
+use std::io::Write;
+
+use super::{Global, Outcome};
+
+/// Check that the mesh is healthy
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn run(_global: &Global, _args: Args, _out: &mut impl Write) -> anyhow::Result<Outcome> {
+    anyhow::bail!("`hawser check` is not built yet")
+}

@@ -1,0 +1,140 @@
+//! The command line: one file per command, one match arm each.
+//!
+//! Start at [`main`]. Each command's file holds its `Args` (whose doc comments are its `--help`) and its `run`.
+
+mod check;
+mod completion;
+mod edges;
+mod identity;
+mod image;
+mod inject;
+mod install;
+pub mod output;
+pub mod run;
+mod uninject;
+mod uninstall;
+mod version;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Secure every connection between Kubernetes pods, and see that it is
+///
+/// `hawser install | kubectl apply -f -` installs the mesh. Annotate a namespace with `linkerd.io/inject: enabled`,
+/// and its pods join as they are created.
+#[derive(Debug, Parser)]
+#[command(name = "hawser", version, propagate_version = true, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that mean the same in every command.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// The namespace of the control plane
+    #[arg(
+        long,
+        short = 'L',
+        visible_alias = "linkerd-namespace",
+        env = "HAWSER_NAMESPACE",
+        default_value = "hawser",
+        global = true,
+        help_heading = "Cluster"
+    )]
+    pub hawser_namespace: String,
+    /// The kubeconfig file, instead of the usual ones
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Cluster")]
+    pub kubeconfig: Option<std::path::PathBuf>,
+    /// The kubeconfig context to use
+    #[arg(long, global = true, help_heading = "Cluster")]
+    pub context: Option<String>,
+    /// Act as this user (Kubernetes impersonation)
+    #[arg(long = "as", value_name = "USER", global = true, help_heading = "Cluster")]
+    pub impersonate: Option<String>,
+    /// Act as a member of this group; repeatable
+    #[arg(long = "as-group", value_name = "GROUP", global = true, help_heading = "Cluster")]
+    pub impersonate_groups: Vec<String>,
+    /// Log what is being done, to standard error
+    #[arg(long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    Completion(completion::Args),
+    Edges(edges::Args),
+    Identity(identity::Args),
+    Image(image::Args),
+    Inject(inject::Args),
+    Install(install::Args),
+    #[command(hide = true)]
+    Run(run::Args),
+    Uninject(uninject::Args),
+    Uninstall(uninstall::Args),
+    Version(version::Args),
+}
+
+/// How a command ended, and its exit code.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// Done, or true: 0.
+    Yes,
+    /// Ran fine, and the answer is no (a check failed, a certificate is bad): 1.
+    No,
+}
+
+/// The exit code of a command that could not do its work; clap's usage errors have it too.
+const COULD_NOT: u8 = 2;
+
+/// Turns argv into what clap parses: the image answers to the entry points of a stock proxy by the name it is called with.
+pub fn arguments(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    let called = argv
+        .first()
+        .and_then(|first| std::path::Path::new(first).file_name())
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let role: &[&str] = match called {
+        "linkerd2-proxy-identity" | "linkerd2-proxy" => &["run", "proxy"],
+        "linkerd2-proxy-init" => &["run", "init"],
+        _ => &[],
+    };
+    argv.splice(1.min(argv.len())..1.min(argv.len()), role.iter().map(OsString::from));
+    argv
+}
+
+/// Runs the command and reports its error, if any.
+pub fn main(cli: Cli) -> ExitCode {
+    match dispatch(cli) {
+        Ok(Outcome::Yes) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        Err(error) => {
+            output::report(&error);
+            ExitCode::from(COULD_NOT)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
+    let Cli { global, command } = cli;
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Check(args) => check::run(&global, args, &mut out),
+        Command::Completion(args) => completion::run(&args, &mut out),
+        Command::Edges(args) => edges::run(&global, args, &mut out),
+        Command::Identity(args) => identity::run(&global, args, &mut out),
+        Command::Image(args) => image::run(&args, &mut out),
+        Command::Inject(args) => inject::run(&global, args, &mut out),
+        Command::Install(args) => install::run(&global, args, &mut out),
+        Command::Run(args) => run::run(args),
+        Command::Uninject(args) => uninject::run(args, &mut out),
+        Command::Uninstall(args) => uninstall::run(&global, args, &mut out),
+        Command::Version(args) => version::run(&global, args, &mut out),
+    }
+}

@@ -1,0 +1,35 @@
+//! `hawser run <role>`: what pods start. The one door from the command line to the other roles.
+
+use super::Outcome;
+
+/// Run a role of the mesh; what pods start
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Role {
+    /// Discovery and policy: tells proxies where services are, and who may call whom
+    Destination(crate::control::destination::Args),
+    /// The certificate authority: signs the certificates of proxies
+    Identity(crate::control::identity::Args),
+    /// Sets up the packet redirection of a pod, then exits
+    Init(crate::init::Args),
+    /// The admission webhook: adds the proxy to pods
+    Injector(crate::control::injector::Args),
+    /// The data plane, beside each app
+    Proxy(Box<crate::proxy::Args>),
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
+    match args.role {
+        Role::Destination(args) => crate::control::destination::run(args)?,
+        Role::Identity(args) => crate::control::identity::run(args)?,
+        Role::Init(args) => crate::init::run(args)?,
+        Role::Injector(args) => crate::control::injector::run(args)?,
+        Role::Proxy(args) => crate::proxy::run(*args)?,
+    }
+    Ok(Outcome::Yes)
+}

@@ -1,0 +1,1 @@
+//! The Kubernetes client: what the roles and the command line ask of a cluster.

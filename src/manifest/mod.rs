@@ -1,0 +1,3 @@
+//! Manifests: the embedded templates, how values fill them, and how a pod becomes a meshed pod.
+
+pub mod names;

@@ -1,0 +1,1 @@
+//! Keys, certificates and bundles: bytes in, bytes out, `now` passed in.
