@@ -8,6 +8,7 @@ use super::{Global, Outcome};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
-pub(super) fn run(_global: &Global, _args: Args, _out: &mut impl Write) -> anyhow::Result<Outcome> {
+pub(super) fn run(global: &Global, _args: Args, _out: &mut impl Write) -> anyhow::Result<Outcome> {
+    super::block_on(async { Ok(crate::cluster::client::connect(&global.cluster()).await?) })?;
     anyhow::bail!("`hawser edges` is not built yet")
 }

@@ -64,6 +64,18 @@ pub struct Global {
     pub verbose: bool,
 }
 
+impl Global {
+    /// Which cluster these flags mean, for [`crate::cluster::client::connect`].
+    pub fn cluster(&self) -> crate::cluster::client::Options {
+        crate::cluster::client::Options {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            impersonate: self.impersonate.clone(),
+            impersonate_groups: self.impersonate_groups.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
@@ -91,6 +103,9 @@ pub enum Outcome {
 
 /// The exit code of a command that could not do its work; clap's usage errors have it too.
 const COULD_NOT: u8 = 2;
+
+/// What `--verbose` logs: our own steps and every request to the API server.
+const VERBOSE: &str = "warn,hawser=debug,kube_client=debug";
 
 /// Turns argv into what clap parses: the image answers to the entry points of a stock proxy by the name it is called with.
 pub fn arguments(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -121,8 +136,26 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
+/// Runs the async part of a command.
+///
+/// On one thread: commands wait for the network, and starting threads would take longer than most of their work.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::Error::new(error).context("cannot start the async runtime"))?;
+    let result = runtime.block_on(work);
+    // A name look-up or a file read that still runs on a helper thread is nobody's business any more.
+    runtime.shutdown_background();
+    result
+}
+
 fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     let Cli { global, command } = cli;
+    // The roles have log settings of their own.
+    if global.verbose && !matches!(command, Command::Run(_)) {
+        crate::telemetry::start(VERBOSE, crate::telemetry::LogFormat::Plain)?;
+    }
     let mut out = std::io::stdout().lock();
     match command {
         Command::Check(args) => check::run(&global, args, &mut out),

@@ -1,20 +1,266 @@
-//! Everything people see that is not data: errors, progress, hints. The only place that prints to standard error.
+//! What people see: tables on standard output; errors with their hints, and progress, on standard error.
 //!
-//! Data goes to standard output, through the `out` each command is given; the rest goes here.
+//! Data goes to standard output, through the `out` each command is given. The rest goes here, and only here is
+//! anything printed to standard error.
+//!
+//! Start at [`report`]. The hint of an error is found by its type, so that the errors below know nothing of the command line.
 
-use std::io::Write as _;
+use std::error::Error;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
-/// Prints the error with its causes, one a line.
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cluster::client;
+
+/// A person notices motion from here on; faster only costs.
+const TICK: Duration = Duration::from_millis(100);
+/// What stands between two columns of a table.
+const COLUMN_GAP: u16 = 2;
+
+/// Prints the error, its causes (one a line), and what to do about it.
 pub fn report(error: &anyhow::Error) {
     // A closed pipe (`hawser edges | head`) is not worth a word.
-    if error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    }) {
+    if error.chain().any(is_broken_pipe) {
         return;
     }
     let mut err = std::io::stderr().lock();
-    let _ = writeln!(err, "error: {error}");
-    for cause in error.chain().skip(1) {
-        let _ = writeln!(err, "  caused by: {cause}");
+    let _ = err.write_all(describe(error).as_bytes());
+}
+
+/// Says something on standard error that is no error, such as which pods did not answer.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+fn is_broken_pipe(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for line in causes(error.as_ref()) {
+        text += if text.is_empty() { "error: " } else { "  caused by: " };
+        text += &line;
+        text.push('\n');
+    }
+    if let Some(hint) = error.chain().find_map(hint) {
+        text += &format!("hint: {hint}\n");
+    }
+    text
+}
+
+/// An error and its causes, in words. Many crates repeat the cause in the text; it is said once.
+pub fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let (line, next) = words(error);
+        if !lines.last().is_some_and(|last| last.contains(&line)) {
+            lines.push(line);
+        }
+        cause = next;
+    }
+    lines
+}
+
+/// One error without its causes, and the next of those. The texts of kube are made for logs: each repeats all of its causes.
+fn words<'e>(error: &'e (dyn Error + 'static)) -> (String, Option<&'e (dyn Error + 'static)>) {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) if status.message.is_empty() => {
+            (format!("the API server answered {} {}", status.code, status.reason), None)
+        }
+        Some(kube::Error::Api(status)) => (status.message.clone(), None),
+        Some(kube::Error::Service(error)) => words(error.as_ref()),
+        Some(kube::Error::HyperError(error)) => words(error),
+        _ => {
+            let mut line = error.to_string();
+            // The rest of such a line is said by the next one.
+            if let Some(source) = error.source()
+                && let Some(start) = line.find(&format!(": {source}"))
+            {
+                line.truncate(start);
+            }
+            (line, error.source())
+        }
+    }
+}
+
+/// What to do about an error, if its type says enough.
+fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<client::Error>() {
+        return hint_of_connecting(error);
+    }
+    if let Some(kube::Error::Api(status)) = cause.downcast_ref::<kube::Error>() {
+        return match status.code {
+            403 => {
+                Some("your account lacks this permission: ask for it, or use another with `--context` or `--as`".into())
+            }
+            _ => None,
+        };
+    }
+    None
+}
+
+fn hint_of_connecting(error: &client::Error) -> Option<String> {
+    let known = |known: &[String]| match known {
+        [] => "it has none; is this the right file? `--kubeconfig FILE` names another".to_owned(),
+        known => format!("it has {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+    };
+    Some(match error {
+        client::Error::NoKubeconfig => {
+            "name one with `--kubeconfig FILE` or the variable KUBECONFIG; usually it is ~/.kube/config".into()
+        }
+        client::Error::Kubeconfig(_) => "`--kubeconfig FILE` or the variable KUBECONFIG name another".into(),
+        client::Error::NoSuchContext { known: contexts, .. } => known(contexts),
+        client::Error::NoCurrentContext { known: contexts } => {
+            format!("choose one with `--context NAME`; {}", known(contexts))
+        }
+        client::Error::Client { .. } => return None,
+        client::Error::Unreachable { .. } | client::Error::NoAnswer { .. } => {
+            "is the cluster up, and is this its context? `kubectl cluster-info` asks the same; `--context NAME` names another".into()
+        }
+        client::Error::Unauthorized { .. } => "log in to the cluster again, or name another context with `--context`".into(),
+    })
+}
+
+/// A table without borders: the columns are two spaces apart, and what is wider than the terminal is not wrapped, so
+/// that `grep` and `awk` work.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+/// The text of a table: no space at either end of a line.
+pub fn text(table: &mut Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, COLUMN_GAP));
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// How something went, as it is drawn in front of a line or in a cell.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Glyph {
+    Good,
+    Warning,
+    Bad,
+}
+
+impl Glyph {
+    /// The glyph, in its colour where standard output is a terminal that may have colours.
+    pub fn paint(self, colours: bool) -> String {
+        let (glyph, colour) = match self {
+            Self::Good => ("√", 32),
+            Self::Warning => ("‼", 33),
+            Self::Bad => ("×", 31),
+        };
+        if colours { format!("\x1b[{colour}m{glyph}\x1b[0m") } else { glyph.to_owned() }
+    }
+}
+
+/// Whether standard output may have colours: a terminal, and neither `NO_COLOR` nor a dumb one.
+pub fn colours() -> bool {
+    std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A bar over `total` pieces of work, on standard error; nothing where that is no terminal. Gone once dropped.
+pub fn bar(total: usize, what: &str) -> Progress {
+    let bar = ProgressBar::new(total as u64);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}") {
+        bar.set_style(style);
+    }
+    start(bar, what)
+}
+
+/// A spinner for work of unknown length, on standard error; nothing where that is no terminal. Gone once dropped.
+pub fn spinner(what: &str) -> Progress {
+    start(ProgressBar::new_spinner(), what)
+}
+
+fn start(bar: ProgressBar, what: &str) -> Progress {
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(TICK);
+    Progress(bar)
+}
+
+/// Shows that work goes on, for as long as it lives.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// One more piece is done.
+    pub fn advance(&self) {
+        self.0.inc(1);
+    }
+
+    /// What is being done now.
+    pub fn set_message(&self, what: impl Into<String>) {
+        self.0.set_message(what.into());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open it: {0}")]
+    struct Repeating(#[source] std::io::Error);
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::Error::from(Repeating(std::io::Error::other("no such luck"))).context("cannot begin");
+        assert_eq!(describe(&error), "error: cannot begin\n  caused by: cannot open it\n  caused by: no such luck\n");
+    }
+
+    #[test]
+    fn a_refusal_of_the_api_server_is_told_in_its_own_words_with_a_hint() {
+        let status = kube::core::Status { code: 403, ..kube::core::Status::failure("pods is forbidden", "Forbidden") };
+        let error = Err::<(), _>(kube::Error::Api(status.boxed())).context("cannot list pods").unwrap_err();
+        let text = describe(&error);
+        assert!(text.starts_with("error: cannot list pods\n  caused by: pods is forbidden\nhint: "), "{text}");
+        assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn a_wrong_context_hints_at_those_there_are() {
+        let error = client::Error::NoSuchContext { name: "prod".into(), known: vec!["dev".into(), "test".into()] };
+        let text = describe(&error.into());
+        assert_eq!(text, "error: the kubeconfig has no context `prod`\nhint: it has `dev`, `test`\n");
+    }
+
+    #[test]
+    fn an_error_of_no_known_type_has_no_hint() {
+        assert_eq!(describe(&anyhow::anyhow!("no")), "error: no\n");
+    }
+
+    #[test]
+    fn tables_have_neither_borders_nor_trailing_space() {
+        let mut table = table(&["SRC", "DST"]);
+        table.add_row(["web", "cart"]).add_row(["a-longer-name", "x"]);
+        assert_eq!(text(&mut table), "SRC            DST\nweb            cart\na-longer-name  x\n");
+    }
+
+    #[test]
+    fn glyphs_are_coloured_only_when_asked() {
+        assert_eq!(Glyph::Good.paint(false), "√");
+        assert_eq!(Glyph::Bad.paint(true), "\x1b[31m×\x1b[0m");
     }
 }

@@ -1,1 +1,3 @@
 //! The Kubernetes client: what the roles and the command line ask of a cluster.
+
+pub mod client;
