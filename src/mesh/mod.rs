@@ -1,9 +1,11 @@
-//! The words of the domain: who (identity), what was measured of a connection, what it speaks.
+//! The words of the domain: who (identity), what was measured of a connection, what it speaks, who may (policy, by route).
 
 pub mod connection;
 pub mod identity;
+pub mod policy;
 pub mod ports;
 pub mod protocol;
+pub mod route;
 
 pub use identity::Identity;
 pub use protocol::Protocol;
