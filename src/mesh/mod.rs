@@ -1,11 +1,14 @@
 //! The words of the domain: who (identity), what was measured of a connection, what it speaks, who may (policy, by route).
 
 pub mod connection;
+pub mod endpoint;
+pub mod http_match;
 pub mod identity;
 pub mod policy;
 pub mod ports;
 pub mod protocol;
 pub mod route;
 
+pub use endpoint::Endpoint;
 pub use identity::Identity;
 pub use protocol::Protocol;
