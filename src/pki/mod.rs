@@ -1,1 +1,22 @@
 //! Keys, certificates and bundles: bytes in, bytes out, `now` passed in.
+//!
+//! ```text
+//!   Bundle ∋ Anchor ──signs──> Issuer ──signs──> Leaf      (certificates)
+//!                                       Csr <── LeafKey    (what a proxy makes)
+//! ```
+//!
+//! Everything is DER on the wire and ECDSA P-256 where we make it. A proxy makes a [`LeafKey`] and a CSR from it; the
+//! identity role reads that as a [`Csr`] and has its [`Issuer`] sign a [`Leaf`]; the proxy checks the answer against its
+//! [`Bundle`].
+
+mod bundle;
+mod certificate;
+mod csr;
+mod issuer;
+mod leaf_key;
+
+pub use bundle::{Bundle, InvalidBundle, NotTrusted};
+pub use certificate::{Certificate, InvalidCertificate};
+pub use csr::{Csr, InvalidCsr, WrongCsr};
+pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
+pub use leaf_key::{LeafKey, NoKey};
