@@ -112,7 +112,7 @@ fn hint_of_connecting(error: &client::Error) -> Option<String> {
         client::Error::NoKubeconfig => {
             "name one with `--kubeconfig FILE` or the variable KUBECONFIG; usually it is ~/.kube/config".into()
         }
-        client::Error::Kubeconfig(_) => "`--kubeconfig FILE` or the variable KUBECONFIG name another".into(),
+        client::Error::Kubeconfig(_) | client::Error::Unreadable { .. } => "`--kubeconfig FILE` or the variable KUBECONFIG name another".into(),
         client::Error::NoSuchContext { known: contexts, .. } => known(contexts),
         client::Error::NoCurrentContext { known: contexts } => {
             format!("choose one with `--context NAME`; {}", known(contexts))

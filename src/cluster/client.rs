@@ -45,20 +45,22 @@ pub struct Cluster {
 pub enum Error {
     #[error("cannot find a kubeconfig")]
     NoKubeconfig,
-    #[error("cannot read the kubeconfig")]
+    #[error("cannot read the kubeconfig {}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("cannot use the kubeconfig")]
     Kubeconfig(#[source] KubeconfigError),
     #[error("the kubeconfig has no context `{name}`")]
     NoSuchContext { name: String, known: Vec<String> },
     #[error("the kubeconfig has no current context")]
     NoCurrentContext { known: Vec<String> },
     #[error("cannot make a client for {url}")]
-    Client { url: String, source: Box<kube::Error> },
+    Client { url: String, source: kube::Error },
     #[error("cannot reach the Kubernetes API at {url}")]
-    Unreachable { url: String, source: Box<kube::Error> },
+    Unreachable { url: String, source: kube::Error },
     #[error("the Kubernetes API at {url} did not answer within {} s", FIRST_ANSWER_TIMEOUT.as_secs())]
     NoAnswer { url: String },
     #[error("the Kubernetes API at {url} does not accept your credentials")]
-    Unauthorized { url: String, source: Box<kube::Error> },
+    Unauthorized { url: String, source: kube::Error },
 }
 
 /// Connects to the cluster and asks for its version, so that what is wrong shows here and not in the first real question.
@@ -76,8 +78,7 @@ pub async fn connect(options: &Options) -> Result<Cluster, Error> {
         config.proxy_url = None;
     }
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-    let client =
-        kube::Client::try_from(config).map_err(|error| Error::Client { url: url.clone(), source: error.into() })?;
+    let client = kube::Client::try_from(config).map_err(|error| Error::Client { url: url.clone(), source: error })?;
     let version = tokio::time::timeout(FIRST_ANSWER_TIMEOUT, client.apiserver_version())
         .await
         .map_err(|_| Error::NoAnswer { url: url.clone() })?;
@@ -85,9 +86,9 @@ pub async fn connect(options: &Options) -> Result<Cluster, Error> {
         Ok(version) => Some(version),
         Err(kube::Error::Api(status)) if status.code == 403 => None,
         Err(error @ kube::Error::Api(_)) if is_status(&error, 401) => {
-            return Err(Error::Unauthorized { url, source: error.into() });
+            return Err(Error::Unauthorized { url, source: error });
         }
-        Err(error) => return Err(Error::Unreachable { url, source: error.into() }),
+        Err(error) => return Err(Error::Unreachable { url, source: error }),
     };
     Ok(Cluster { client, url, version })
 }
@@ -99,14 +100,14 @@ pub fn is_status(error: &kube::Error, code: u16) -> bool {
 
 async fn config(options: &Options) -> Result<Config, Error> {
     let kubeconfig = match &options.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path).map_err(Error::Kubeconfig)?,
+        Some(path) => Kubeconfig::read_from(path).map_err(unusable)?,
         None => match Kubeconfig::read() {
             Ok(kubeconfig) => kubeconfig,
             Err(error) if is_absent(&error) => {
                 // In a pod without a kubeconfig, such as a CI job's, its service account will do.
                 return Config::incluster().map_err(|_| Error::NoKubeconfig);
             }
-            Err(error) => return Err(Error::Kubeconfig(error)),
+            Err(error) => return Err(unusable(error)),
         },
     };
     let known = || kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
@@ -126,6 +127,13 @@ async fn config(options: &Options) -> Result<Config, Error> {
         config.auth_info.impersonate_groups = Some(options.impersonate_groups.clone());
     }
     Ok(config)
+}
+
+fn unusable(error: KubeconfigError) -> Error {
+    match error {
+        KubeconfigError::ReadConfig(source, path) => Error::Unreadable { path, source },
+        error => Error::Kubeconfig(error),
+    }
 }
 
 /// Whether there is no kubeconfig at all: not one that cannot be read.
@@ -195,7 +203,7 @@ contexts: [{name: first, context: {cluster: here, user: me, namespace: shop}}]
     #[tokio::test]
     async fn a_named_file_that_is_not_there_is_refused_rather_than_replaced() {
         let options = Options { kubeconfig: Some("/nowhere/kubeconfig".into()), ..Options::default() };
-        assert!(matches!(config(&options).await, Err(Error::Kubeconfig(KubeconfigError::ReadConfig(..)))));
+        assert!(matches!(config(&options).await, Err(Error::Unreadable { .. })));
     }
 
     #[tokio::test]

@@ -1,3 +1,4 @@
 //! The Kubernetes client: what the roles and the command line ask of a cluster.
 
 pub mod client;
+pub mod port_forward;
