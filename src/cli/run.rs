@@ -20,7 +20,7 @@ enum Role {
     /// The admission webhook: adds the proxy to pods
     Injector(crate::control::injector::Args),
     /// The data plane, beside each app
-    Proxy(Box<crate::proxy::Args>),
+    Proxy(Box<crate::proxy::Settings>),
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {

@@ -1,6 +1,8 @@
 //! Sockets: the accept loop, the shutdown, and the question where the app meant to go.
 
+pub mod counted;
 pub mod drain;
+pub mod prefixed;
 pub mod readiness;
 pub mod serve;
 pub mod target;

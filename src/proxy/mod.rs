@@ -1,8 +1,11 @@
 //! The proxy role: carries every connection of a pod, and proves who is at its other end.
 
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+pub mod connections;
+pub mod metrics;
+pub mod settings;
 
-pub fn run(_args: Args) -> anyhow::Result<()> {
+pub use settings::Settings;
+
+pub fn run(_settings: Settings) -> anyhow::Result<()> {
     anyhow::bail!("the proxy role is not built yet")
 }
