@@ -77,6 +77,12 @@ pub enum Filter {
         message: String,
         ratio: Ratio,
     },
+    /// Answer a gRPC call with this instead of forwarding.
+    FailCall {
+        code: i32,
+        message: String,
+        ratio: Ratio,
+    },
     RequestHeaders(HeaderModifier),
 }
 
@@ -84,14 +90,19 @@ pub enum Filter {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ratio {
     pub numerator: u32,
+    /// Never 0.
     pub denominator: u32,
+}
+
+impl Ratio {
+    pub const ALWAYS: Self = Self { numerator: 1, denominator: 1 };
 }
 
 /// Removed first, then set, then added.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderModifier {
-    pub add: Vec<(http::HeaderName, http::HeaderValue)>,
-    pub set: Vec<(http::HeaderName, http::HeaderValue)>,
+    pub add: http::HeaderMap,
+    pub set: http::HeaderMap,
     pub remove: Vec<http::HeaderName>,
 }
 

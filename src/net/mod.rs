@@ -1,5 +1,6 @@
 //! Sockets: the accept loop, the shutdown, and the question where the app meant to go.
 
+pub mod backoff;
 pub mod counted;
 pub mod drain;
 pub mod prefixed;

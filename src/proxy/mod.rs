@@ -2,7 +2,9 @@
 
 pub mod connections;
 pub mod metrics;
+pub mod policy;
 pub mod settings;
+pub mod subscription;
 
 pub use settings::Settings;
 
