@@ -6,6 +6,7 @@ mod admin;
 pub mod destination;
 pub mod identity;
 pub mod injector;
+pub mod trust_bundle;
 
 use std::future::Future;
 use std::net::SocketAddr;
