@@ -1,10 +1,12 @@
 //! The proxy role: carries every connection of a pod, and proves who is at its other end.
 
 pub mod connections;
+pub mod credentials;
 pub mod metrics;
 pub mod policy;
 pub mod settings;
 pub mod subscription;
+pub mod tls;
 
 pub use settings::Settings;
 
