@@ -12,6 +12,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::run;
 use crate::cluster::client;
 
 /// A person notices motion from here on; faster only costs.
@@ -100,7 +101,7 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
             _ => None,
         };
     }
-    None
+    run::hint(cause).map(str::to_owned)
 }
 
 fn hint_of_connecting(error: &client::Error) -> Option<String> {

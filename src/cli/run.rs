@@ -16,7 +16,7 @@ enum Role {
     /// The certificate authority: signs the certificates of proxies
     Identity(crate::control::identity::Args),
     /// Sets up the packet redirection of a pod, then exits
-    Init(crate::init::Args),
+    Init(Box<crate::init::Args>),
     /// The admission webhook: adds the proxy to pods
     Injector(crate::control::injector::Args),
     /// The data plane, beside each app
@@ -27,9 +27,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     match args.role {
         Role::Destination(args) => crate::control::destination::run(args)?,
         Role::Identity(args) => crate::control::identity::run(args)?,
-        Role::Init(args) => crate::init::run(args)?,
+        Role::Init(args) => crate::init::run(&args)?,
         Role::Injector(args) => crate::control::injector::run(args)?,
         Role::Proxy(args) => crate::proxy::run(*args)?,
     }
     Ok(Outcome::Yes)
+}
+
+/// What to do about an error of a role; here, for this is the only door to them.
+pub(super) fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    cause.downcast_ref::<crate::init::Error>().and_then(crate::init::Error::hint)
 }

@@ -36,6 +36,12 @@ impl FromStr for PortSet {
     }
 }
 
+impl<'a> FromIterator<&'a Self> for PortSet {
+    fn from_iter<I: IntoIterator<Item = &'a Self>>(sets: I) -> Self {
+        Self(sets.into_iter().flat_map(|set| set.0.iter().cloned()).collect())
+    }
+}
+
 fn range(item: &str) -> Result<RangeInclusive<u16>, InvalidPorts> {
     let invalid = || InvalidPorts(item.into());
     let (first, last) = item.split_once('-').unwrap_or((item, item));

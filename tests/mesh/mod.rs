@@ -1,0 +1,3 @@
+//! Roles and proxies on real sockets, without a cluster: in this process, on loopback, in network namespaces of the test.
+
+mod init;
