@@ -1,1 +1,4 @@
-//! What hawser knows to check: each check is data and a pure function of a snapshot.
+//! What hawser can judge of a mesh: facts in, verdicts out.
+
+pub mod leaf;
+pub mod proxy_pod;

@@ -99,6 +99,8 @@ pub enum Outcome {
     Yes,
     /// Ran fine, and the answer is no (a check failed, a certificate is bad): 1.
     No,
+    /// Ran fine, but what was asked could not be told of everything: 2.
+    Unknown,
 }
 
 /// The exit code of a command that could not do its work; clap's usage errors have it too.
@@ -129,6 +131,7 @@ pub fn main(cli: Cli) -> ExitCode {
     match dispatch(cli) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::Unknown) => ExitCode::from(COULD_NOT),
         Err(error) => {
             output::report(&error);
             ExitCode::from(COULD_NOT)
@@ -161,7 +164,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::run(&global, args, &mut out),
         Command::Completion(args) => completion::run(&args, &mut out),
         Command::Edges(args) => edges::run(&global, args, &mut out),
-        Command::Identity(args) => identity::run(&global, args, &mut out),
+        Command::Identity(args) => identity::run(&global, &args, &mut out),
         Command::Image(args) => image::run(&args, &mut out),
         Command::Inject(args) => inject::run(&global, args, &mut out),
         Command::Install(args) => install::run(&global, args, &mut out),

@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -167,6 +167,44 @@ impl Glyph {
     }
 }
 
+/// The value as JSON, indented by two.
+pub fn json<T: serde::Serialize + ?Sized>(value: &T, out: &mut impl std::io::Write) -> anyhow::Result<()> {
+    // Through a buffer: serde_json writes a few bytes at a time, and hides a closed pipe in an error of its own.
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    out.write_all(&text)?;
+    Ok(())
+}
+
+/// An instant as RFC 3339, in UTC and whole seconds.
+pub fn instant(at: SystemTime) -> String {
+    let seconds = seconds_until(at, SystemTime::UNIX_EPOCH);
+    k8s_openapi::jiff::Timestamp::from_second(seconds).map_or_else(|_| format!("@{seconds}"), |at| at.to_string())
+}
+
+/// Whole seconds from `now` to `at`, negative where that is over.
+pub fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    match at.duration_since(now) {
+        Ok(left) => seconds(left),
+        Err(over) => -seconds(over.duration()),
+    }
+}
+
+/// A length of time by its two largest units, such as `23h59m` or `-2d3h`.
+pub fn duration(seconds: i64) -> String {
+    let sign = if seconds < 0 { "-" } else { "" };
+    let length = seconds.unsigned_abs();
+    let (days, hours, minutes) = (length / 86_400, length / 3600 % 24, length / 60 % 60);
+    let text = match (days, hours, minutes) {
+        (0, 0, 0) => format!("{length}s"),
+        (0, 0, minutes) => format!("{minutes}m{}s", length % 60),
+        (0, hours, minutes) => format!("{hours}h{minutes}m"),
+        (days, hours, _) => format!("{days}d{hours}h"),
+    };
+    format!("{sign}{text}")
+}
+
 /// Whether standard output may have colours: a terminal, and neither `NO_COLOR` nor a dumb one.
 pub fn colours() -> bool {
     std::io::stdout().is_terminal()
@@ -257,6 +295,17 @@ mod tests {
         let mut table = table(&["SRC", "DST"]);
         table.add_row(["web", "cart"]).add_row(["a-longer-name", "x"]);
         assert_eq!(text(&mut table), "SRC            DST\nweb            cart\na-longer-name  x\n");
+    }
+
+    #[test]
+    fn lengths_of_time_are_said_by_two_units() {
+        let said = [0, 59, 61, 3_661, 90_000, -90_000].map(duration);
+        assert_eq!(said, ["0s", "59s", "1m1s", "1h1m", "1d1h", "-1d1h"]);
+    }
+
+    #[test]
+    fn instants_are_rfc_3339() {
+        assert_eq!(instant(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)), "2001-09-09T01:46:40Z");
     }
 
     #[test]

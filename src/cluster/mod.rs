@@ -2,3 +2,4 @@
 
 pub mod client;
 pub mod port_forward;
+pub mod snapshot;

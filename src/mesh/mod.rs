@@ -4,6 +4,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod http_match;
 pub mod identity;
+pub mod places;
 pub mod policy;
 pub mod ports;
 pub mod protocol;
