@@ -12,6 +12,7 @@ pub mod cli;
 pub mod control;
 pub mod init;
 pub mod proxy;
+pub mod sample;
 
 // Machinery.
 pub mod cluster;

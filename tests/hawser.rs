@@ -1,7 +1,10 @@
 //! The integration tests, in one binary: one link step, one set of helpers.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-// `cfg(test)` tells clippy that `unwrap` is fine in all of it.
-#[cfg(test)]
+/// The binary as users run it: arguments in; stdout, stderr and exit code out.
+mod cli;
+/// Roles and proxies on real sockets, without a cluster.
 mod mesh;
-#[cfg(test)]
+/// What the tests share.
+#[allow(dead_code, reason = "a helper may be there before its second user")]
 mod support;

@@ -21,6 +21,8 @@ enum Role {
     Injector(crate::control::injector::Args),
     /// The data plane, beside each app
     Proxy(Box<crate::proxy::Settings>),
+    #[command(hide = true)]
+    Sample(Box<crate::sample::Args>),
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -30,6 +32,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         Role::Init(args) => crate::init::run(&args)?,
         Role::Injector(args) => crate::control::injector::run(args)?,
         Role::Proxy(args) => crate::proxy::run(*args)?,
+        Role::Sample(args) => crate::sample::run(*args)?,
     }
     Ok(Outcome::Yes)
 }

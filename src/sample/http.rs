@@ -1,0 +1,161 @@
+//! The sample's HTTP/1.1 server and client.
+//!
+//! `/` answers with what it got, as JSON ([`Echo`]); `/healthz` is for probes; `/slow?ms=N` answers late;
+//! `/stream?chunks=N&ms=M` sends a chunk every M ms; `/status/N` answers with that status.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::net::drain::Drain;
+use crate::net::serve;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// What the server saw of a request.
+#[derive(Debug, Deserialize, Serialize)]
+struct Echo {
+    server: String,
+    /// The address the connection came from, as the app sees it.
+    peer: SocketAddr,
+    method: String,
+    uri: String,
+    headers: BTreeMap<String, Vec<String>>,
+    body: String,
+}
+
+pub(super) fn serve(listener: TcpListener, name: String, drain: &Drain) {
+    let draining = drain.clone();
+    drain.spawn(serve::serve(listener, super::CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
+        let (name, drain) = (name.clone(), draining.clone());
+        async move {
+            let service = service_fn(|request| answer(&name, peer, request));
+            let mut connection = std::pin::pin!(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service)
+            );
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = drain.started() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::info!(%peer, %error, "a connection ended badly");
+            }
+        }
+    }));
+}
+
+async fn answer(name: &str, peer: SocketAddr, request: Request<Incoming>) -> hyper::Result<Response<Body>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let path = head.uri.path();
+    if path != "/healthz" {
+        tracing::info!(%peer, method = %head.method, uri = %head.uri, bytes = body.len(), "request");
+    }
+    let pause = Duration::from_millis(parameter(&head.uri, "ms").unwrap_or(0));
+    Ok(match path {
+        "/healthz" => response(StatusCode::OK, "ok\n"),
+        "/stream" => {
+            let chunks = parameter(&head.uri, "chunks").unwrap_or(10);
+            let chunks = stream::iter(0..chunks).then(move |chunk| async move {
+                tokio::time::sleep(pause).await;
+                Ok(Frame::data(Bytes::from(format!("chunk {chunk}\n"))))
+            });
+            Response::new(BodyExt::boxed(StreamBody::new(chunks)))
+        }
+        path if path.starts_with("/status/") => {
+            let status =
+                path.trim_start_matches("/status/").parse().ok().and_then(|code| StatusCode::from_u16(code).ok());
+            response(status.unwrap_or(StatusCode::BAD_REQUEST), "as you wish\n")
+        }
+        _ => {
+            tokio::time::sleep(pause).await;
+            let echo = Echo {
+                server: name.into(),
+                peer,
+                method: head.method.to_string(),
+                uri: head.uri.to_string(),
+                headers: text_of(&head.headers),
+                body: String::from_utf8_lossy(&body).into_owned(),
+            };
+            response(StatusCode::OK, serde_json::to_string(&echo).unwrap_or_else(|error| error.to_string()))
+        }
+    })
+}
+
+fn text_of(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+    let mut texts = BTreeMap::<_, Vec<_>>::new();
+    for (name, value) in headers {
+        texts.entry(name.to_string()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    texts
+}
+
+fn parameter(uri: &Uri, name: &str) -> Option<u64> {
+    uri.query()?.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
+}
+
+pub(super) fn response(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()).boxed());
+    *response.status_mut() = status;
+    response
+}
+
+/// One HTTP/1.1 connection to a server.
+pub(super) struct Client {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    pub(super) async fn connect(authority: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(authority).await.context("cannot connect")?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot start HTTP")?;
+        super::client::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended badly");
+            }
+        });
+        Ok(Self { sender })
+    }
+
+    /// Sends one request and reads all of the answer; any status but 2xx is a failure.
+    pub(super) async fn call(
+        &mut self,
+        uri: &Uri,
+        headers: &[(HeaderName, HeaderValue)],
+        payload: &str,
+    ) -> anyhow::Result<String> {
+        self.sender.ready().await.context("the connection has ended")?;
+        let method = if payload.is_empty() { "GET" } else { "POST" };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let mut request = Request::builder().method(method).uri(path).header(http::header::HOST, host);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(Bytes::copy_from_slice(payload.as_bytes())))?;
+        let response = self.sender.send_request(request).await.context("cannot send the request")?;
+        let status = response.status();
+        let body = response.into_body().collect().await.context("cannot read the answer")?.to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        anyhow::ensure!(status.is_success(), "status {status}: {}", body.trim_end());
+        Ok(body)
+    }
+}

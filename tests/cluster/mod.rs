@@ -1,0 +1,1 @@
+//! The proofs: an installed mesh on a real Kubernetes.
