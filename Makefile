@@ -1,0 +1,79 @@
+# `make` lists what there is. The recipes that are more than a line are scripts of their own in tests/.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+# Static, so that the same binary is the command line and the only file of the container image.
+musl := $(shell uname -m)-unknown-linux-musl
+binary := $(target_dir)/$(musl)/release/hawser
+# Says what a stage is, and how long it took.
+stage := tests/stage
+scripts := .ci/run tests/deps tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
+	tests/kubernetes/build tests/kubernetes/cluster tests/kubernetes/smoke
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /  make \1\t/' | expand -t 24
+
+.PHONY: demo
+demo: deps ## watch plaintext turn into mutual TLS, on a real Kubernetes on this machine (or DEMO_CLUSTER=current)
+	@$(stage) "build the release binary" $(MAKE) --no-print-directory build
+	@HAWSER=$(abspath $(binary)) tests/demo/run up
+
+.PHONY: demo-down
+demo-down: ## remove all that `make demo` made
+	@HAWSER=$(abspath $(binary)) tests/demo/run down
+
+.PHONY: build
+build: musl-tools ## build the release binary: one static file
+	cargo build --release --locked --target $(musl)
+	@ls -sh $(binary)
+
+.PHONY: check
+check: ## formatting, lints, unit and process tests: about a minute when little has changed
+	@$(stage) "formatting" cargo fmt --check
+	@$(stage) "lints" cargo clippy --locked --all-targets --quiet -- -D warnings
+	@$(stage) "lints of shell scripts" $(MAKE) --no-print-directory shellcheck
+	@$(stage) "unit and process tests" cargo test --locked
+
+.PHONY: test
+test: ## everything: `check`, the release binary, and the cluster tests
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory test-cluster
+
+.PHONY: test-cluster
+test-cluster: ## the proofs: an installed mesh on a real Kubernetes (TEST=name runs some, KEEP=1 leaves the cluster)
+	@$(stage) "build the release binary" $(MAKE) --no-print-directory build
+	@$(stage) "build the cluster tool" tests/kubernetes/cluster --where
+	@$(stage) "compile the tests" cargo test --locked --test hawser --no-run
+	@$(stage) "cluster tests" env HAWSER=$(abspath $(binary)) tests/cluster/run $(TEST)
+
+.PHONY: ci
+ci: ## what continuous integration runs
+	@.ci/run
+
+.PHONY: deps
+deps: ## install the Debian packages that building and testing need, or say the line that does
+	@tests/deps
+
+.PHONY: golden
+golden: ## rewrite the golden files of the tests; review the diff as code
+	UPDATE_GOLDEN=1 cargo test --locked --quiet
+	git status --short tests/golden completions docs
+
+.PHONY: deny
+deny: ## licences and sources of all dependencies; one TLS stack, one crypto provider
+	@command -v cargo-deny >/dev/null || { echo "error: cargo-deny is missing; install it with: cargo install --locked cargo-deny"; exit 1; }
+	cargo deny --locked check bans licenses sources
+
+.PHONY: shellcheck
+shellcheck: ## lint the shell scripts
+	@command -v shellcheck >/dev/null || { echo "error: shellcheck is missing; \`make deps\` installs it"; exit 1; }
+	shellcheck $(scripts)
+
+.PHONY: musl-tools
+musl-tools:
+	@tests/deps musl-gcc
+	@! command -v rustup >/dev/null || rustup target list --installed | grep -qx $(musl) || rustup target add $(musl)
