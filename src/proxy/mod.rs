@@ -2,11 +2,14 @@
 
 pub mod connections;
 pub mod credentials;
+pub mod detect;
 pub mod metrics;
+pub mod orig_proto;
 pub mod policy;
 pub mod settings;
 pub mod subscription;
 pub mod tls;
+pub mod transport_header;
 
 pub use settings::Settings;
 

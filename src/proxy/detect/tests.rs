@@ -1,0 +1,202 @@
+use std::sync::Arc;
+
+use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+use super::*;
+
+const PATIENCE: Patience = Patience { unfinished: Duration::from_secs(10), silent: None };
+
+/// What rustls, with its default groups, sends first for `name`: some 1.5 KB.
+fn client_hello(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().unwrap();
+    let mut connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
+}
+
+fn hello_for(name: &str) -> Spoken {
+    Spoken::Tls { sni: Some(name.into()) }
+}
+
+/// A server that can be dialled at once, and its far end.
+fn server() -> (impl Future<Output = Result<DuplexStream, io::Error>>, DuplexStream) {
+    let (near, far) = duplex(64);
+    (async { Ok(near) }, far)
+}
+
+#[test]
+fn knows_what_bytes_begin_with() {
+    for (bytes, spoken) in [
+        (&b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"[..], Spoken::Http1),
+        (b"GET /never-ending?", Spoken::Unknown),
+        (b"PROPFIND / HTTP/1.1\r\n", Spoken::Http1),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Spoken::Http2),
+        (b"PRI * HTTP/2.0", Spoken::Http2),
+        (b"PING\r\n", Spoken::Unknown),
+        (b"get key\r\n", Spoken::Unknown),
+        (b"*1\r\n$4\r\nPING\r\n", Spoken::Unknown),
+        (b"\x00\x00\x00\x2f\x00\x03\x00\x00", Spoken::Unknown),
+        (b"\x16\x03\x09\x00\x00", Spoken::Unknown),
+        (b"\x16\x03\x01\x00\x20\x02", Spoken::Unknown),
+    ] {
+        let progress = classify(bytes);
+        match spoken {
+            Spoken::Unknown if bytes.starts_with(b"GET ") => assert_eq!(progress, Progress::Likely, "{bytes:?}"),
+            spoken => assert_eq!(progress, Progress::Known(spoken), "{bytes:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_client_hello_is_read_at_every_split() {
+    let hello = client_hello("Web.shop.serviceaccount.identity.hawser.cluster.local");
+    assert!(hello.len() > 1024, "a post-quantum key share makes it larger than a peek: {}", hello.len());
+    for end in 1..hello.len() {
+        assert_eq!(classify(&hello[..end]), Progress::Likely, "after {end} bytes");
+    }
+    let known = hello_for("web.shop.serviceaccount.identity.hawser.cluster.local");
+    assert_eq!(classify(&hello), Progress::Known(known.clone()));
+    let more = [hello.as_slice(), b"\x14\x03\x03\x00\x01\x01"].concat();
+    assert_eq!(classify(&more), Progress::Known(known));
+}
+
+#[test]
+fn a_broken_client_hello_is_unknown_and_never_a_panic() {
+    let hello = client_hello("web.shop");
+    for at in 0..hello.len() {
+        for value in [0, 0x7f, 0xff] {
+            let mut broken = hello.clone();
+            broken[at] = value;
+            let _ = classify(&broken);
+        }
+    }
+    let mut two_records = hello;
+    two_records[3..5].copy_from_slice(&10u16.to_be_bytes());
+    assert_eq!(classify(&two_records), Progress::Known(Spoken::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_speaks_at_once_is_not_dialled_for() {
+    let (near, mut client) = duplex(64);
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let dial = async { panic!("dialled") as Result<DuplexStream, io::Error> };
+    let mut detected = detect(near, dial, PATIENCE).await.unwrap();
+    assert_eq!(detected.spoken, Spoken::Http1);
+    assert!(detected.server.is_none());
+    let mut line = [0; 14];
+    detected.client.read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"GET / HTTP/1.1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_first_is_heard_without_waiting() {
+    let started_at = Instant::now();
+    let (near, _client) = duplex(64);
+    let (dial, mut far) = server();
+    far.write_all(b"220 mail ready\r\n").await.unwrap();
+    let detected = detect(near, dial, PATIENCE).await.unwrap();
+    assert_eq!(detected.spoken, Spoken::Unknown);
+    assert_eq!(Instant::now(), started_at, "time is paused, and moves only if somebody waits");
+    let mut greeting = [0; 16];
+    detected.server.unwrap().unwrap().read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"220 mail ready\r\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_ends_the_wait_for_an_unfinished_client() {
+    let (near, mut client) = duplex(64);
+    client.write_all(b"PO").await.unwrap();
+    let (dial, mut far) = server();
+    far.write_all(b"+OK\r\n").await.unwrap();
+    let started_at = Instant::now();
+    assert_eq!(detect(near, dial, PATIENCE).await.unwrap().spoken, Spoken::Unknown);
+    assert_eq!(Instant::now(), started_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_time_is_still_understood() {
+    let (near, mut client) = duplex(64);
+    let (dial, far) = server();
+    let speak = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        (client, far)
+    };
+    let (detected, _open) = tokio::join!(detect(near, dial, PATIENCE), speak);
+    let detected = detected.unwrap();
+    assert_eq!(detected.spoken, Spoken::Http1);
+    assert!(matches!(detected.server, Some(Ok(_))), "the connection made meanwhile is there to be used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unfinished_client_is_waited_for_only_so_long() {
+    let (near, mut client) = duplex(64);
+    client.write_all(&client_hello("web.shop")[..7]).await.unwrap();
+    let started_at = Instant::now();
+    let (dial, _far) = server();
+    assert_eq!(detect(near, dial, PATIENCE).await.unwrap().spoken, Spoken::Unknown);
+    assert_eq!(started_at.elapsed(), PATIENCE.unfinished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_that_is_hardly_http_is_carried_soon() {
+    let (near, mut client) = duplex(64);
+    client.write_all(b"hello").await.unwrap();
+    let started_at = Instant::now();
+    let (dial, _far) = server();
+    assert_eq!(detect(near, dial, PATIENCE).await.unwrap().spoken, Spoken::Unknown);
+    assert_eq!(started_at.elapsed(), UNLIKELY_PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_server_away_a_silent_client_is_soon_told() {
+    let (near, _client) = duplex(64);
+    let refused = async { Err::<DuplexStream, _>(io::ErrorKind::ConnectionRefused) };
+    let detected = detect(near, refused, PATIENCE).await.unwrap();
+    assert_eq!(detected.spoken, Spoken::Unknown);
+    assert!(matches!(detected.server, Some(Err(io::ErrorKind::ConnectionRefused))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_server_away_a_client_that_speaks_is_understood() {
+    let (near, mut client) = duplex(64);
+    let refused = async { Err::<DuplexStream, _>(io::ErrorKind::ConnectionRefused) };
+    let speak = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    };
+    let (detected, ()) = tokio::join!(detect(near, refused, PATIENCE), speak);
+    assert_eq!(detected.unwrap().spoken, Spoken::Http1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_without_a_server_is_an_error() {
+    let (near, _client) = duplex(64);
+    let patience = Patience { silent: Some(Duration::from_secs(3)), ..PATIENCE };
+    assert!(matches!(detect_client(near, patience).await, Err(Error::Silent(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_its_side_may_still_hear() {
+    let (near, mut client) = duplex(64);
+    client.shutdown().await.unwrap();
+    let (dial, _far) = server();
+    assert_eq!(detect(near, dial, PATIENCE).await.unwrap().spoken, Spoken::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_can_make_it_read_without_end() {
+    let (near, mut client) = duplex(BYTES_MAX * 4);
+    let mut endless = client_hello("web.shop");
+    endless[3..5].copy_from_slice(&u16::MAX.to_be_bytes());
+    endless.resize(BYTES_MAX * 2, 0);
+    client.write_all(&endless).await.unwrap();
+    let (dial, _far) = server();
+    assert_eq!(detect(near, dial, PATIENCE).await.unwrap().spoken, Spoken::Unknown);
+}
