@@ -1,6 +1,7 @@
 //! The proxy role: carries every connection of a pod, and proves who is at its other end.
 
 pub mod connections;
+pub mod control;
 pub mod credentials;
 pub mod detect;
 pub mod metrics;

@@ -1,0 +1,403 @@
+//! Channels to the control plane: gRPC requests in, responses out, over one HTTP/2 connection that is made anew when lost.
+//!
+//! In: the address of a service and the identity it must prove. Out: a [`Channel`], which clients of `linkerd2-proxy-api` take as
+//! their transport. A service at a loopback address is in this very pod and spoken to in plaintext.
+//!
+//! A request waits, for a bounded time, until there is a connection: who asks first while the control plane starts is answered within
+//! milliseconds of its being there. Nothing about names is remembered: each connection asks DNS anew, because an answer from
+//! before the service existed would be believed for half a minute.
+//!
+//! Start at [`Channel::new`].
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rand::seq::SliceRandom as _;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::settings::ControlAddr;
+use super::tls::{self, Tls};
+use crate::mesh::Identity;
+use crate::net::backoff::Backoff;
+use crate::net::drain::Drain;
+
+/// How long a request waits for a connection. Long enough for a control plane that restarts; after that its caller should say so.
+const CONNECTION_WAIT: Duration = Duration::from_secs(10);
+/// A DNS query that got lost is asked again well within the wait of one request.
+const DNS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between nodes connecting takes a round trip; whoever takes longer has a successor in the list.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// TLS and HTTP/2 together take three round trips and some milliseconds of CPU, on a busy node many.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many addresses one attempt tries. Replicas are few; those left over get their turn, for the order is random.
+const ADDRESSES_MAX: usize = 4;
+/// The waits between attempts. The control plane is mostly missing for as long as its pods take to start, so for a while it is
+/// asked for often;
+const RETRY_FIRST: Duration = Duration::from_millis(70);
+const RETRY_LONGEST_EAGER: Duration = Duration::from_millis(500);
+const EAGER_FOR: Duration = Duration::from_secs(30);
+/// past that, every proxy of a cluster asking each second would be what keeps it down.
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// A node that vanished closes nothing: pings tell within half a minute. More often would be felt by a control plane with
+/// thousands of proxies.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be under way unread: messages are small, but a service with a thousand endpoints is one of them.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// A connection to one service of the control plane, made when it is needed. Clones share it.
+#[derive(Clone)]
+pub struct Channel(Arc<Inner>);
+
+struct Inner {
+    address: ControlAddr,
+    authority: Authority,
+    /// None in this very pod.
+    secure: Option<Secure>,
+    tasks: Drain,
+    link: Mutex<Link>,
+}
+
+struct Secure {
+    tls: Tls,
+    server: Identity,
+}
+
+/// The connection there is, or how it goes with getting one.
+struct Link {
+    sender: Option<SendRequest<Body>>,
+    retry: Retry,
+    retry_at: Instant,
+}
+
+/// The waits between attempts to reach the control plane: short for the first half minute of its absence, then patient.
+#[derive(Debug)]
+pub(super) struct Retry {
+    failing_since: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Retry {
+    pub(super) fn new() -> Self {
+        Self { failing_since: None, backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST) }
+    }
+
+    /// How long to wait after another failure.
+    pub(super) fn delay(&mut self) -> Duration {
+        let delay = self.backoff.delay();
+        if self.failing_since.get_or_insert_with(Instant::now).elapsed() < EAGER_FOR {
+            return delay.min(RETRY_LONGEST_EAGER.mul_f64(rand::random_range(0.5..1.0)));
+        }
+        delay
+    }
+
+    /// For how long nothing has worked.
+    pub(super) fn failing_for(&self) -> Duration {
+        self.failing_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self::new();
+    }
+}
+
+/// Why there can be no channel to an address.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidControl {
+    #[error("{0} cannot be the authority of a request")]
+    Authority(ControlAddr),
+    #[error("which identity the service at {0} must prove is not set")]
+    NoServerIdentity(ControlAddr),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot resolve {0}")]
+    Resolve(String, #[source] Box<NetError>),
+    #[error("{0} has no address")]
+    NoAddress(String),
+    #[error("cannot connect to {0}")]
+    Connect(SocketAddr, #[source] io::Error),
+    #[error("connecting to {0} took more than {CONNECT_TIMEOUT:?}")]
+    ConnectTimeout(SocketAddr),
+    #[error("cannot secure the connection to {0}")]
+    Tls(SocketAddr, #[source] tls::Error),
+    #[error("cannot speak HTTP/2 with {0}")]
+    Http(SocketAddr, #[source] hyper::Error),
+    #[error("the handshake with {0} took more than {HANDSHAKE_TIMEOUT:?}")]
+    HandshakeTimeout(SocketAddr),
+}
+
+impl Channel {
+    /// A channel to the service at `address`, which must prove to be `server` unless it is in this very pod.
+    ///
+    /// `tasks` holds the connection's task. It should not be the drain of the proxy's own connections: those need the control
+    /// plane until the last of them has ended.
+    ///
+    /// # Errors
+    /// Where the server's identity is missing.
+    pub fn new(
+        address: ControlAddr,
+        server: Option<Identity>,
+        tls: &Tls,
+        tasks: Drain,
+    ) -> Result<Self, InvalidControl> {
+        let authority = address.to_string().parse().map_err(|_| InvalidControl::Authority(address.clone()))?;
+        let secure = match (address.is_loopback(), server) {
+            (true, _) => None,
+            (false, Some(server)) => Some(Secure { tls: tls.clone(), server }),
+            (false, None) => return Err(InvalidControl::NoServerIdentity(address)),
+        };
+        let link = Link { sender: None, retry: Retry::new(), retry_at: Instant::now() };
+        Ok(Self(Arc::new(Inner { address, authority, secure, tasks, link: Mutex::new(link) })))
+    }
+
+    pub fn address(&self) -> &ControlAddr {
+        &self.0.address
+    }
+
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Status> {
+        *request.uri_mut() = self.uri(request.uri());
+        // A connection may die between being chosen and being used; the request then comes back unsent, and tries one more.
+        let mut may_retry = true;
+        loop {
+            let mut sender = self.sender().await?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut unsent) => match unsent.take_message() {
+                    Some(returned) if may_retry => {
+                        request = returned;
+                        may_retry = false;
+                    }
+                    _ => return Err(Status::from_error(Box::new(unsent.into_error()))),
+                },
+            }
+        }
+    }
+
+    /// A connection that is ready: the one there is, or a new one.
+    async fn sender(&self) -> Result<SendRequest<Body>, Status> {
+        let deadline = Instant::now() + CONNECTION_WAIT;
+        let mut failed = None;
+        let connected = async {
+            let mut link = self.0.link.lock().await;
+            loop {
+                if let Some(sender) = &mut link.sender {
+                    if sender.ready().await.is_ok() {
+                        return sender.clone();
+                    }
+                    link.sender = None;
+                }
+                sleep_until(link.retry_at).await;
+                match self.0.clone().connect().await {
+                    Ok(sender) => {
+                        link.retry.reset();
+                        link.sender = Some(sender);
+                    }
+                    Err(error) => {
+                        tracing::debug!(service = %self.0.address, error = error_chain(&error), "cannot reach the control plane");
+                        failed = Some(error);
+                        link.retry_at = Instant::now() + link.retry.delay();
+                    }
+                }
+            }
+        };
+        match timeout_at(deadline, connected).await {
+            Ok(sender) => Ok(sender),
+            Err(_) => Err(Status::unavailable(match failed {
+                Some(error) => format!("cannot reach {}: {}", self.0.address, error_chain(&error)),
+                None => format!("cannot reach {} within {CONNECTION_WAIT:?}", self.0.address),
+            })),
+        }
+    }
+
+    /// `http://<authority><path>`: the scheme is `http` within TLS too, as the services of the control plane expect.
+    fn uri(&self, asked: &Uri) -> Uri {
+        let mut parts = Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.0.authority.clone());
+        parts.path_and_query = Some(asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+        Uri::from_parts(parts).unwrap_or_else(|_| asked.clone())
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Channel").field(&self.0.address).finish()
+    }
+}
+
+impl tower::Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Incoming>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let channel = self.clone();
+        Box::pin(async move { channel.send(request).await })
+    }
+}
+
+impl Inner {
+    /// Tries the addresses of the service, in random order, until one answers.
+    async fn connect(self: Arc<Self>) -> Result<SendRequest<Body>, Error> {
+        let mut addresses = resolve(&self.address).await?;
+        addresses.shuffle(&mut rand::rng());
+        let mut failed = Error::NoAddress(self.address.host.clone());
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
+            match self.connect_to(address).await {
+                Ok(sender) => {
+                    tracing::debug!(service = %self.address, %address, "connected to the control plane");
+                    return Ok(sender);
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn connect_to(&self, address: SocketAddr) -> Result<SendRequest<Body>, Error> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(|_| Error::ConnectTimeout(address))?
+            .map_err(|error| Error::Connect(address, error))?;
+        prepare(&stream).map_err(|error| Error::Connect(address, error))?;
+        let shaken_hands = async {
+            match &self.secure {
+                None => self.speak(stream, address).await,
+                Some(secure) => {
+                    let server = &secure.server;
+                    let connected = secure.tls.connect(stream, server, server.as_str(), false).await;
+                    self.speak(connected.map_err(|error| Error::Tls(address, error))?.stream, address).await
+                }
+            }
+        };
+        timeout(HANDSHAKE_TIMEOUT, shaken_hands).await.map_err(|_| Error::HandshakeTimeout(address))?
+    }
+
+    async fn speak<S>(&self, stream: S, address: SocketAddr) -> Result<SendRequest<Body>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        if self.secure.is_some() {
+            // Not within the pod: some servers there take pings for an attack, and a process that ends closes its sockets.
+            http.keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT).keep_alive_while_idle(true);
+        }
+        let (sender, connection) =
+            http.handshake(TokioIo::new(stream)).await.map_err(|error| Error::Http(address, error))?;
+        let (service, drain) = (self.address.clone(), self.tasks.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                ended = connection => match ended {
+                    Ok(()) => tracing::debug!(%service, %address, "the connection to the control plane has ended"),
+                    Err(error) => tracing::debug!(%service, %address, error = error_chain(&error), "lost the control plane"),
+                },
+                () = drain.started() => {}
+            }
+        });
+        Ok(sender)
+    }
+}
+
+/// Has the kernel notice a peer that vanished, also while there is nothing to send.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL).with_interval(PING_TIMEOUT).with_retries(2))?;
+    socket.set_tcp_user_timeout(Some(PING_INTERVAL + PING_TIMEOUT))
+}
+
+/// The addresses of a service: by SRV if its name has such with addresses in the names, else by A and AAAA.
+async fn resolve(service: &ControlAddr) -> Result<Vec<SocketAddr>, Error> {
+    let ControlAddr { host, port } = service;
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, *port)]);
+    }
+    if service.is_loopback() {
+        // RFC 6761 §6.3: the name never needs DNS.
+        return Ok([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(|ip| (ip, *port).into()).into());
+    }
+    let resolver = resolver().map_err(|error| Error::Resolve(host.clone(), Box::new(error)))?;
+    let (services, ips) = within(async {
+        tokio::join!(resolver.lookup(host.as_str(), RecordType::SRV), resolver.lookup_ip(host.as_str()))
+    })
+    .await
+    .ok_or_else(|| Error::Resolve(host.clone(), Box::new(NetError::Timeout)))?;
+    let services = services.iter().flat_map(|found| found.answers()).filter_map(|record| match &record.data {
+        RData::SRV(found) => Some(SocketAddr::new(ip_of_label(&found.target.to_utf8())?, found.port)),
+        _ => None,
+    });
+    let services: Vec<SocketAddr> = services.collect();
+    if !services.is_empty() {
+        return Ok(services);
+    }
+    let ips = ips.map_err(|error| Error::Resolve(host.clone(), Box::new(error)))?;
+    let addresses: Vec<SocketAddr> = ips.iter().map(|ip| SocketAddr::new(ip, *port)).collect();
+    if addresses.is_empty() { Err(Error::NoAddress(host.clone())) } else { Ok(addresses) }
+}
+
+/// The system's resolver without its memory.
+fn resolver() -> Result<TokioResolver, NetError> {
+    let mut builder = TokioResolver::builder_tokio()?;
+    let options = builder.options_mut();
+    options.cache_size = 0;
+    options.timeout = DNS_TIMEOUT;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // Names of services are complete, so they are asked for as they are before any search domain is tried.
+    options.ndots = 1;
+    builder.build()
+}
+
+/// Search domains and retries multiply; the whole of it has a limit too.
+async fn within<F: Future>(look_up: F) -> Option<F::Output> {
+    timeout(DNS_TIMEOUT * 4, look_up).await.ok()
+}
+
+/// The address in the first label of an SRV target, such as `10-1-2-3.name.namespace.svc.cluster.local.`.
+fn ip_of_label(target: &str) -> Option<IpAddr> {
+    let label = target.split('.').next()?;
+    let v4 = label.replace('-', ".").parse().ok().map(IpAddr::V4);
+    v4.or_else(|| label.replace('-', ":").parse().ok().map(IpAddr::V6))
+}
+
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
