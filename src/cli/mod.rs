@@ -163,7 +163,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::run(&global, args, &mut out),
         Command::Completion(args) => completion::run(&args, &mut out),
-        Command::Edges(args) => edges::run(&global, args, &mut out),
+        Command::Edges(args) => edges::run(&global, &args, &mut out),
         Command::Identity(args) => identity::run(&global, &args, &mut out),
         Command::Image(args) => image::run(&args, &mut out),
         Command::Inject(args) => inject::run(&global, args, &mut out),

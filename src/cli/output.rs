@@ -205,6 +205,19 @@ pub fn duration(seconds: i64) -> String {
     format!("{sign}{text}")
 }
 
+/// A number of bytes to three digits or so, such as `1.2MiB`.
+pub fn bytes(count: u64) -> String {
+    const STEP: u64 = 1024;
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < STEP {
+        return format!("{count}B");
+    }
+    // The largest unit that leaves at least one; in tenths, so that no float is needed.
+    let power = (count.ilog2() / STEP.ilog2()) as usize;
+    let tenths = (u128::from(count) * 10) >> (10 * power);
+    format!("{}.{}{}", tenths / 10, tenths % 10, units[power - 1])
+}
+
 /// Whether standard output may have colours: a terminal, and neither `NO_COLOR` nor a dumb one.
 pub fn colours() -> bool {
     std::io::stdout().is_terminal()
@@ -301,6 +314,12 @@ mod tests {
     fn lengths_of_time_are_said_by_two_units() {
         let said = [0, 59, 61, 3_661, 90_000, -90_000].map(duration);
         assert_eq!(said, ["0s", "59s", "1m1s", "1h1m", "1d1h", "-1d1h"]);
+    }
+
+    #[test]
+    fn numbers_of_bytes_are_rounded_down() {
+        let said = [0, 1023, 1024, 1_300_000, u64::MAX].map(bytes);
+        assert_eq!(said, ["0B", "1023B", "1.0KiB", "1.2MiB", "15.9EiB"]);
     }
 
     #[test]

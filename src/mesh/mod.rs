@@ -1,6 +1,7 @@
 //! The words of the domain: who (identity), what was measured of a connection, what it speaks, who may (policy, by route).
 
 pub mod connection;
+pub mod edges;
 pub mod endpoint;
 pub mod http_match;
 pub mod identity;
