@@ -14,7 +14,7 @@ enum Role {
     /// Discovery and policy: tells proxies where services are, and who may call whom
     Destination(crate::control::destination::Args),
     /// The certificate authority: signs the certificates of proxies
-    Identity(crate::control::identity::Args),
+    Identity(Box<crate::control::identity::Args>),
     /// Sets up the packet redirection of a pod, then exits
     Init(Box<crate::init::Args>),
     /// The admission webhook: adds the proxy to pods
@@ -28,7 +28,7 @@ enum Role {
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     match args.role {
         Role::Destination(args) => crate::control::destination::run(args)?,
-        Role::Identity(args) => crate::control::identity::run(args)?,
+        Role::Identity(args) => crate::control::identity::run(*args)?,
         Role::Init(args) => crate::init::run(&args)?,
         Role::Injector(args) => crate::control::injector::run(args)?,
         Role::Proxy(args) => crate::proxy::run(*args)?,

@@ -1,8 +1,147 @@
 //! The identity role: CSR and token in, leaf out.
+//!
+//! ```text
+//!   authority.rs  keeps anchor, issuer and bundle in the cluster, and renews the issuer
+//!        │ watch: what to sign with
+//!        v
+//!   certify.rs    answers proxies over gRPC: checks in order, one refusal each, then signs
+//! ```
+//!
+//! Its ServiceAccount needs, for the cluster: `create` `tokenreviews.authentication.k8s.io`; in the namespace of the control plane:
+//! `get`, `update` Secrets `hawser-trust-anchor` and `hawser-identity-issuer`; `get`, `list`, `watch`, `update` ConfigMap
+//! `hawser-trust-bundle`; `create`, `patch` `events.events.k8s.io`. It may create no Secret, and see no other.
+//!
+//! Start at [`run`].
+
+pub mod authority;
+pub mod certify;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Common, Role, grpc, trust_bundle};
+use crate::cluster::token_review::ApiServer;
+use crate::manifest::names::TOKEN_AUDIENCE;
+use crate::net::drain::Drain;
+use crate::pki::Validity;
+use crate::wire::identity::identity_server::IdentityServer;
+use authority::{Authority, Status};
+use certify::{Certify, Metrics};
+
+/// A token is one or two KiB and a CSR less: larger requests are none.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Clocks of one cluster that differ by more than a day have other problems than certificates.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Where proxies ask for certificates
+    #[arg(long, env = "HAWSER_IDENTITY_ADDRESS", default_value = "0.0.0.0:8080", value_name = "IP:PORT")]
+    address: SocketAddr,
+    /// How long a certificate is valid
+    #[arg(long, env = "HAWSER_ISSUANCE_LIFETIME", default_value = "24h", value_parser = lifetime, value_name = "DURATION")]
+    issuance_lifetime: Duration,
+    /// How far clocks of nodes may differ
+    #[arg(long, env = "HAWSER_CLOCK_SKEW_ALLOWANCE", default_value = "20s", value_parser = skew, value_name = "DURATION")]
+    clock_skew_allowance: Duration,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("the identity role is not built yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let Args { common, address, issuance_lifetime, clock_skew_allowance } = args;
+    super::start(common, async |role: Role| {
+        let block = role.readiness.block("the issuer");
+        trust_bundle::keep_copy(&role);
+        let (metrics, status) = {
+            let mut registry = role.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (Metrics::register(&mut registry), Status::register(&mut registry))
+        };
+        let authority = Authority::new(role.client.clone(), &role.common, status.clone());
+        let certify = Certify::new(
+            certify::Settings {
+                control_namespace: role.common.control_namespace.clone(),
+                trust_domain: role.common.trust_domain.clone(),
+                validity: Validity { lifetime: issuance_lifetime, skew: clock_skew_allowance },
+            },
+            authority.signing(),
+            Arc::new(ApiServer { client: role.client.clone(), audience: TOKEN_AUDIENCE }),
+            metrics,
+        );
+        // From here on proxies hear "not ready yet" at once, rather than nothing.
+        let address = serve(address, certify, &role.drain).await?;
+        tracing::info!(%address, "serving the identity API");
+        role.drain.spawn(authority.keep(block, role.drain.clone()));
+        Ok(())
+    })
+}
+
+/// Listens at `address`, and answers proxies until the drain.
+///
+/// # Errors
+/// Where the address is taken.
+pub async fn serve(address: SocketAddr, certify: Certify, drain: &Drain) -> anyhow::Result<SocketAddr> {
+    let service = IdentityServer::new(certify).max_decoding_message_size(REQUEST_BYTES_MAX);
+    grpc::listen(address, service, drain).await
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    if lifetime < Duration::from_secs(1) { Err("less than a second".into()) } else { Ok(lifetime) }
+}
+
+fn skew(text: &str) -> Result<Duration, String> {
+    let skew = duration(text)?;
+    if skew > CLOCK_SKEW_MAX { Err("more than a day".into()) } else { Ok(skew) }
+}
+
+/// A duration as values files have it: numbers with units, such as `24h`, `1m30s` or `24h0m0s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let invalid = || "expected a duration such as 24h, 90s or 1h30m".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+        let (number, after) = rest.split_at(unit_at);
+        let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        let number: u64 = number.parse().map_err(|_| invalid())?;
+        let part = match unit {
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => number.checked_mul(60).map(Duration::from_secs),
+            "h" => number.checked_mul(60 * 60).map(Duration::from_secs),
+            "d" => number.checked_mul(24 * 60 * 60).map(Duration::from_secs),
+            _ => None,
+        };
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(invalid)?;
+        rest = after;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_durations_as_values_files_have_them() {
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(duration("24h0m0s"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn refuses_durations_without_unit_and_beyond_reason() {
+        for text in ["", "24", "h", "-1s", "1 s", "1y", "99999999999999999999s", "999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+        assert!(lifetime("0s").is_err());
+        assert!(skew("25h").is_err());
+    }
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 pub mod destination;
+mod grpc;
 pub mod identity;
 pub mod injector;
 pub mod trust_bundle;

@@ -1,3 +1,4 @@
 //! Roles and proxies on real sockets, without a cluster: in this process, on loopback, in network namespaces of the test.
 
+mod identity;
 mod init;

@@ -1,0 +1,65 @@
+//! Serves gRPC to proxies: many long streams on few connections, each ended in good order at shutdown.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tower::Service;
+
+use crate::net::drain::Drain;
+use crate::net::serve::serve;
+
+/// One per proxy and replica at least, since proxies pool; a thousand pods that all start over must still get in.
+const CONNECTIONS_MAX: usize = 16_384;
+/// A proxy that vanished without a word is noticed after both: its streams cost memory until then.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests of this API are a few hundred bytes; headers that are larger are a mistake or an attack.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+
+/// Listens at `address`, and serves until the drain.
+///
+/// # Errors
+/// Where the address is taken.
+pub(super) async fn listen<S>(address: SocketAddr, service: S, drain: &Drain) -> anyhow::Result<SocketAddr>
+where
+    S: Service<http::Request<Incoming>, Response = http::Response<tonic::body::Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for gRPC"))?;
+    let address = listener.local_addr().context("cannot tell the address just bound")?;
+    let draining = drain.clone();
+    drain.spawn(serve(listener, CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
+        let (service, drain) = (service.clone(), draining.clone());
+        async move {
+            // Discovery is many small messages.
+            let _ = stream.set_nodelay(true);
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                // A proxy has a stream per target and port it knows, which may be thousands.
+                .max_concurrent_streams(None)
+                .max_header_list_size(HEADER_LIST_BYTES_MAX)
+                .keep_alive_interval(KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = drain.started() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%peer, %error, "a gRPC connection ended in error");
+            }
+        }
+    }));
+    Ok(address)
+}

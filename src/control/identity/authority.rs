@@ -1,0 +1,337 @@
+//! Keeps what the mesh signs with: anchor, issuer and bundle, in objects that `install` has made without data.
+//!
+//! In: Secrets `hawser-trust-anchor` and `hawser-identity-issuer`, ConfigMap `hawser-trust-bundle`. Out: [`Signing`] on a watch channel,
+//! and the objects filled. What to write next is decided by [`next`], without I/O; every write names the version it saw, so
+//! of replicas that decide at once one wins, and the others read what it wrote and decide again.
+//!
+//! An issuer that somebody else put there is used as it is, and never replaced: only what our anchor signed is ours to renew.
+//!
+//! Start at [`Authority::keep`].
+
+mod plan;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
+use kube::api::PostParams;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Client};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::control::Common;
+use crate::manifest::names::{ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, IDENTITY, ISSUER_SECRET};
+use crate::net::backoff::Backoff;
+use crate::net::drain::Drain;
+use crate::net::readiness::BlockReady;
+use crate::pki::{Bundle, Certificate, Issuer, NotTrusted};
+pub use plan::{KeyPem, Next, Stored, Trouble, next};
+
+/// How often the objects are read again: an issuer that is replaced by hand is in use within that time.
+const REREAD_INTERVAL: Duration = Duration::from_secs(15);
+/// The waits after a failure: the whole mesh waits for the first success.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+/// Anchor, bundle, issuer: three writes; twice that for replicas that get in each other's way, and some to spare.
+const STEPS_MAX: usize = 12;
+/// One request to the API server.
+const API_TIMEOUT: Duration = Duration::from_secs(10);
+/// The keys of a Secret in the two schemes people have: Linkerd's own, and that of Kubernetes and cert-manager.
+const KEY_NAMES: [(&str, &str); 2] = [("crt.pem", "key.pem"), ("tls.crt", "tls.key")];
+
+/// What leaves are signed with, and what proxies believe; each has been checked against the other.
+#[derive(Debug)]
+pub struct Signing {
+    pub issuer: Issuer,
+    pub bundle: Bundle,
+}
+
+impl Signing {
+    /// Whether the issuer can still be used: that it chains to the bundle was proven when both were read.
+    ///
+    /// # Errors
+    /// Where the issuer has ended, or not begun.
+    pub fn check(&self, now: SystemTime) -> Result<(), NotTrusted> {
+        let subject = || self.issuer.certificate().subject().to_owned();
+        if self.issuer.not_after() <= now {
+            return Err(NotTrusted::Expired { subject: subject() });
+        }
+        if self.issuer.certificate().not_before() > now {
+            return Err(NotTrusted::NotYetValid { subject: subject() });
+        }
+        Ok(())
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.issuer.certificate() == other.issuer.certificate() && self.bundle == other.bundle
+    }
+}
+
+/// Why the authority could not be read or written.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{kind} {namespace}/{name} does not exist; apply the output of `hawser install` again, which makes it")]
+    Missing { kind: &'static str, namespace: String, name: &'static str },
+    #[error("cannot {verb} {kind} {namespace}/{name}")]
+    Api { verb: &'static str, kind: &'static str, namespace: String, name: &'static str, source: Box<kube::Error> },
+    #[error("the API server did not answer within {API_TIMEOUT:?}")]
+    Timeout,
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    #[error("anchor, issuer and bundle do not come to rest: others keep changing them")]
+    Unsettled,
+}
+
+/// What is signed with now, for those who sign and for `/metrics`. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Status(watch::Sender<Option<Arc<Signing>>>);
+
+/// The keeper of the mesh's authority.
+pub struct Authority {
+    client: Client,
+    namespace: String,
+    trust_domain: String,
+    status: Status,
+    recorder: Recorder,
+}
+
+impl Authority {
+    pub fn new(client: Client, common: &Common, status: Status) -> Self {
+        let recorder = Recorder::new(client.clone(), IDENTITY.into());
+        let (namespace, trust_domain) = (common.control_namespace.clone(), common.trust_domain.clone());
+        Self { client, namespace, trust_domain, status, recorder }
+    }
+
+    /// What to sign with: none until the cluster's objects have been read, and made if need be.
+    pub fn signing(&self) -> watch::Receiver<Option<Arc<Signing>>> {
+        self.status.0.subscribe()
+    }
+
+    /// Reads, makes and renews, until the drain. `block` is dropped once there is an issuer.
+    pub async fn keep(self, block: BlockReady, drain: Drain) {
+        let mut block = Some(block);
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        let mut last_trouble = String::new();
+        loop {
+            let settled = tokio::select! {
+                settled = self.settle() => settled,
+                () = drain.started() => return,
+            };
+            let wait = match settled {
+                Ok(signing) => {
+                    self.publish(signing).await;
+                    block.take();
+                    backoff.reset();
+                    last_trouble.clear();
+                    REREAD_INTERVAL
+                }
+                Err(error) => {
+                    let trouble = chain(&error);
+                    // What there is goes on being used, and what goes on being wrong is said once.
+                    if trouble != last_trouble {
+                        tracing::error!(error = trouble, "cannot settle anchor, issuer and bundle");
+                        let reason = if block.is_some() { "IssuerValidationFailed" } else { "IssuerUpdateSkipped" };
+                        self.record(EventType::Warning, reason, &trouble).await;
+                        last_trouble = trouble;
+                    }
+                    backoff.delay()
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = drain.started() => return,
+            }
+        }
+    }
+
+    /// Reads what there is and writes what is missing, step by step, until nothing is.
+    async fn settle(&self) -> Result<Signing, Error> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        for _ in 0..STEPS_MAX {
+            let (mut anchor, mut issuer, mut bundle) = tokio::try_join!(
+                self.read(&secrets, "secret", ANCHOR_SECRET),
+                self.read(&secrets, "secret", ISSUER_SECRET),
+                self.read(&config_maps, "config map", BUNDLE_CONFIG_MAP),
+            )?;
+            let stored = Stored {
+                anchor: key_pem(&anchor),
+                issuer: key_pem(&issuer),
+                bundle: bundle.data.as_ref().and_then(|data| data.get(BUNDLE_KEY)).cloned(),
+            };
+            match next(&stored, &self.trust_domain, SystemTime::now())? {
+                Next::Ready(signing) => return Ok(*signing),
+                Next::WriteAnchor(new) => {
+                    fill(&mut anchor, new);
+                    if self.write(&secrets, "secret", ANCHOR_SECRET, &anchor).await? {
+                        self.note("TrustAnchorCreated", "made a new trust anchor".into()).await;
+                    }
+                }
+                Next::WriteIssuer(new) => {
+                    fill(&mut issuer, new);
+                    if self.write(&secrets, "secret", ISSUER_SECRET, &issuer).await? {
+                        tracing::info!("made a new issuer");
+                    }
+                }
+                Next::WriteBundle(text) => {
+                    bundle.data.get_or_insert_default().insert(BUNDLE_KEY.into(), text);
+                    if self.write(&config_maps, "config map", BUNDLE_CONFIG_MAP, &bundle).await? {
+                        tracing::info!("published the trust bundle");
+                    }
+                }
+            }
+        }
+        Err(Error::Unsettled)
+    }
+
+    async fn read<K>(&self, api: &Api<K>, kind: &'static str, name: &'static str) -> Result<K, Error>
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let namespace = || self.namespace.clone();
+        match timeout(API_TIMEOUT, api.get_opt(name)).await.map_err(|_| Error::Timeout)? {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => Err(Error::Missing { kind, namespace: namespace(), name }),
+            Err(source) => {
+                Err(Error::Api { verb: "read", kind, namespace: namespace(), name, source: Box::new(source) })
+            }
+        }
+    }
+
+    /// Writes an object that carries the version it was read at; says whether it was still that version.
+    async fn write<K>(&self, api: &Api<K>, kind: &'static str, name: &'static str, object: &K) -> Result<bool, Error>
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
+    {
+        let parameters = PostParams { field_manager: Some(IDENTITY.into()), ..PostParams::default() };
+        match timeout(API_TIMEOUT, api.replace(name, &parameters, object)).await.map_err(|_| Error::Timeout)? {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(source) => Err(Error::Api {
+                verb: "update",
+                kind,
+                namespace: self.namespace.clone(),
+                name,
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    async fn publish(&self, signing: Signing) {
+        if self.status.0.borrow().as_ref().is_some_and(|held| held.is(&signing)) {
+            return;
+        }
+        let note = format!(
+            "signing with {} (serial {}) until {}",
+            signing.issuer.certificate().subject(),
+            signing.issuer.certificate().serial(),
+            time::OffsetDateTime::from(signing.issuer.not_after()),
+        );
+        self.status.0.send_replace(Some(Arc::new(signing)));
+        self.note("IssuerUpdated", note).await;
+    }
+
+    async fn note(&self, reason: &'static str, note: String) {
+        tracing::info!(reason, "{note}");
+        self.record(EventType::Normal, reason, &note).await;
+    }
+
+    /// Leaves a word at the Deployment. Repetitions are counted, not added; a word that cannot be left is no harm.
+    async fn record(&self, type_: EventType, reason: &str, note: &str) {
+        let deployment = ObjectReference {
+            api_version: Some("apps/v1".into()),
+            kind: Some("Deployment".into()),
+            name: Some(IDENTITY.into()),
+            namespace: Some(self.namespace.clone()),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_,
+            reason: reason.into(),
+            note: Some(note.chars().take(NOTE_CHARS_MAX).collect()),
+            action: "Settle".into(),
+            secondary: None,
+        };
+        match timeout(API_TIMEOUT, self.recorder.publish(&event, &deployment)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, reason, "cannot record an event"),
+            Err(_) => tracing::debug!(reason, "cannot record an event in time"),
+        }
+    }
+}
+
+/// The API server refuses events of more than 1 KiB.
+const NOTE_CHARS_MAX: usize = 900;
+
+/// Certificate and key of a Secret, in either scheme; none where it has not been filled.
+fn key_pem(secret: &Secret) -> Option<KeyPem> {
+    let data = secret.data.as_ref()?;
+    let text = |name: &str| data.get(name).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
+    KEY_NAMES.iter().find_map(|(certificate, key)| match (text(certificate), text(key)) {
+        (None, None) => None,
+        (certificate, key) => {
+            Some(KeyPem { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() })
+        }
+    })
+}
+
+fn fill(secret: &mut Secret, new: KeyPem) {
+    let data = secret.data.get_or_insert_default();
+    // In the scheme that is there already.
+    let (certificate, key) =
+        KEY_NAMES.into_iter().find(|(certificate, _)| data.contains_key(*certificate)).unwrap_or(KEY_NAMES[0]);
+    data.insert(certificate.into(), ByteString(new.certificate.into_bytes()));
+    data.insert(key.into(), ByteString(new.key.into_bytes()));
+}
+
+impl Status {
+    /// Shows on `/metrics` when issuer and anchors end.
+    pub fn register(registry: &mut Registry) -> Self {
+        let status = Self(watch::Sender::new(None));
+        registry.register_collector(Box::new(status.clone()));
+        status
+    }
+}
+
+impl Collector for Status {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(signing) = self.0.borrow().clone() else { return Ok(()) };
+        let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let issuer = seconds(signing.issuer.not_after());
+        let anchor = signing.bundle.anchors().iter().map(Certificate::not_after).min().map_or(0.0, seconds);
+        for (name, help, value) in [
+            ("issuer_cert_ttl_seconds", "How long the issuer is still valid", issuer - seconds(SystemTime::now())),
+            (
+                "hawser_identity_issuer_expiration_timestamp_seconds",
+                "When the issuer ends, in seconds since 1970",
+                issuer,
+            ),
+            (
+                "hawser_identity_anchor_expiration_timestamp_seconds",
+                "When the first anchor of the bundle ends, in seconds since 1970",
+                anchor,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
