@@ -53,6 +53,17 @@ impl Drain {
     }
 }
 
+/// hyper's tasks (one per HTTP/2 stream and connection) are waited for like all others.
+impl<F> hyper::rt::Executor<F> for Drain
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}
+
 /// Resolves when the process is asked to end, by SIGTERM (Kubernetes) or SIGINT (a person).
 ///
 /// # Errors

@@ -6,4 +6,5 @@ pub mod drain;
 pub mod prefixed;
 pub mod readiness;
 pub mod serve;
+pub mod stream;
 pub mod target;

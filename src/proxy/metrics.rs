@@ -11,7 +11,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -27,6 +27,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::mesh::connection::{Direction, Security};
+use crate::mesh::policy::Meta;
 use crate::net::counted::Totals;
 
 /// Label sets a family may have. A pod meets a few hundred at most; past this, what comes is counted under
@@ -95,6 +96,20 @@ impl Labels {
             Direction::Outbound => "outbound",
         };
         Self::new([("direction", direction)])
+    }
+
+    /// `PREFIX_group`, `PREFIX_kind`, `PREFIX_name`: `srv`, `route` or `authz`.
+    pub fn meta(prefix: &str, meta: &Meta) -> Self {
+        Self::new([
+            (format!("{prefix}_group"), meta.group.clone()),
+            (format!("{prefix}_kind"), meta.kind.clone()),
+            (format!("{prefix}_name"), meta.name.clone()),
+        ])
+    }
+
+    /// `srv_*`.
+    pub fn server(meta: &Meta, port: u16) -> Self {
+        Self::meta("srv", meta).and(&Self::new([("srv_port", port.to_string())]))
     }
 
     fn overflow() -> Self {
@@ -254,7 +269,13 @@ impl Metrics {
         inner.tcp_open_total.with(labels).inc();
         let read = inner.tcp_read_bytes.with(labels);
         let written = inner.tcp_write_bytes.with(labels);
-        Transport { metrics: self.clone(), labels: labels.clone(), open, totals: Totals { read, written }, errno: "" }
+        Transport {
+            metrics: self.clone(),
+            labels: labels.clone(),
+            open,
+            totals: Totals { read, written },
+            errno: OnceLock::new(),
+        }
     }
 
     /// The metrics of requests with these labels.
@@ -305,7 +326,7 @@ pub struct Transport {
     labels: Labels,
     open: Gauge,
     totals: Totals,
-    errno: &'static str,
+    errno: OnceLock<&'static str>,
 }
 
 impl Transport {
@@ -315,15 +336,15 @@ impl Transport {
     }
 
     /// Notes why the connection is about to end; without a word it ended well.
-    pub fn failed(&mut self, error: &std::io::Error) {
-        self.errno = errno(error.kind());
+    pub fn failed(&self, error: &std::io::Error) {
+        self.errno.get_or_init(|| errno(error.kind()));
     }
 }
 
 impl Drop for Transport {
     fn drop(&mut self) {
         self.open.dec();
-        let labels = self.labels.and(&Labels::new([("errno", self.errno)]));
+        let labels = self.labels.and(&Labels::new([("errno", self.errno.get().copied().unwrap_or_default())]));
         self.metrics.0.tcp_close_total.with(&labels).inc();
     }
 }
@@ -527,7 +548,7 @@ mod tests {
     #[test]
     fn a_transport_is_open_until_dropped() {
         let metrics = Metrics::new();
-        let mut transport = metrics.transport(&labels());
+        let transport = metrics.transport(&labels());
         transport.totals().read.inc_by(3);
         assert!(metrics.encode().unwrap().contains(r#"target_port="80"} 1"#));
         transport.failed(&std::io::ErrorKind::ConnectionReset.into());

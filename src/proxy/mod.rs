@@ -4,11 +4,15 @@ pub mod connections;
 pub mod control;
 pub mod credentials;
 pub mod detect;
+pub mod http;
+pub mod inbound;
 pub mod metrics;
 pub mod orig_proto;
 pub mod policy;
+pub mod respond;
 pub mod settings;
 pub mod subscription;
+pub mod tcp;
 pub mod tls;
 pub mod transport_header;
 

@@ -1,0 +1,432 @@
+//! Carries a client's HTTP to the app: one authorization, one set of headers, one outcome per request.
+//!
+//! In: a stream known to speak HTTP/1 or HTTP/2, and what is known of its client. Out: requests at the app, responses at the client. Bodies
+//! stream through, never collected; resets, trailers, upgrades and tunnels pass.
+//!
+//! ```text
+//!   request ─> authorize ─> client's identity ─> what it was before HTTP/2 ─> app ─> response ─> outcome
+//! ```
+//!
+//! Start at [`serve`].
+
+mod app;
+mod body;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{HOST, HeaderName, HeaderValue, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+pub use app::{Apps, Error as AppError, Options as AppOptions};
+pub use body::{Body, Ends, Kept, cause, grpc_status, reset};
+
+use super::connections::Entry;
+use super::metrics::{Event, Labels, Metrics, Outcome, Requests, Started, Transport};
+use super::orig_proto::{self, OrigProto};
+use super::respond::{self, Asked, Refusal};
+use super::tcp;
+use crate::mesh::Protocol;
+use crate::mesh::connection::Direction;
+use crate::mesh::policy::{Client, ClientTls, Denied, Filter, HeaderModifier, Meta, Permit, Ratio, ServerPolicy};
+use crate::net::drain::Drain;
+use crate::net::stream::Stream;
+
+/// Who the client is, by its certificate: for the app to read, and for no client to write.
+pub const CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
+/// Streams one client may have open. The control plane's own clients hold one per destination and port.
+const HTTP2_STREAMS_MAX: u32 = 10_000;
+/// The headers of one HTTP/2 request, decoded.
+const HTTP2_HEADERS_MAX: u32 = 64 * 1024;
+/// Kinds of requests (by route and authorization) whose metrics a connection remembers; policies have a few.
+const KINDS_MAX: usize = 32;
+
+/// What is the same for all inbound HTTP.
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub apps: Apps,
+    pub metrics: Metrics,
+    pub drain: Drain,
+    /// Places for requests under way.
+    pub in_flight: Arc<Semaphore>,
+    /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
+    pub keep_alive: (Duration, Duration),
+}
+
+/// What is the same for all requests of a connection.
+pub struct Session {
+    pub http: Http,
+    pub client: Client,
+    /// Where the app listens.
+    pub target: SocketAddr,
+    pub policy: watch::Receiver<Arc<ServerPolicy>>,
+    /// The labels of everything on this connection.
+    pub labels: Labels,
+    /// Where the connection is on record; none for one that does not come from the network.
+    pub open: Option<Arc<Open>>,
+    /// The connection to the app that detection made, for the first request.
+    pub dialled: Mutex<Option<Box<dyn Stream>>>,
+    pub kinds: Mutex<Vec<Kind>>,
+}
+
+/// Where a connection is on record until it ends.
+#[derive(Debug)]
+pub struct Open {
+    pub entry: Entry,
+    pub transport: Transport,
+}
+
+/// Requests that share their metrics.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    route: Option<Arc<Meta>>,
+    authorization: Arc<Meta>,
+    requests: Requests,
+    allowed: prometheus_client::metrics::counter::Counter,
+}
+
+/// Serves a connection until it ends, or gracefully closes it when the drain starts.
+///
+/// # Errors
+/// Where the client breaks the protocol or the connection.
+pub async fn serve(session: Session, protocol: Protocol, stream: impl Stream + 'static) -> Result<(), hyper::Error> {
+    let drain = session.http.drain.clone();
+    let (every, within) = session.http.keep_alive;
+    let session = Arc::new(session);
+    let answer = service_fn(move |request| {
+        let session = session.clone();
+        async move { session.answer(request).await }
+    });
+    let stream = TokioIo::new(stream);
+    if protocol == Protocol::Http2 {
+        let mut builder = http2::Builder::new(drain.clone());
+        builder
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .initial_stream_window_size(app::HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(app::HTTP2_CONNECTION_WINDOW)
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_header_list_size(HTTP2_HEADERS_MAX);
+        if !every.is_zero() {
+            builder.keep_alive_interval(every).keep_alive_timeout(within);
+        }
+        let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = drain.started() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    } else {
+        let connection = http1::Builder::new()
+            .auto_date_header(false)
+            .preserve_header_case(true)
+            // Between two requests a connection may idle for as long as its client likes, and hyper has one timer for both.
+            .header_read_timeout(None)
+            .serve_connection(stream, answer)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = drain.started() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    }
+}
+
+/// Why a request was not answered by the app.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("too many requests are under way")]
+    InFlight,
+    #[error("{message}")]
+    Injected { status: StatusCode, message: String },
+    #[error("{message}")]
+    InjectedCall { code: i32, message: String },
+}
+
+/// What came of sending a request to the app.
+struct Sent {
+    answered: app::Answered,
+    app: Arc<app::App>,
+    /// Where the request asked for another protocol: the client's end of it.
+    switching: Option<OnUpgrade>,
+}
+
+impl Session {
+    /// Answers one request. The error is a stream that the app reset, which hyper passes on as a reset.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, AppError> {
+        if let Some(open) = &self.open {
+            open.entry.add_request();
+        }
+        let asked = Asked::of(&request);
+        let policy = self.policy.borrow().clone();
+        let permit = match policy.authorize_request(&self.client, &request) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                self.count_denied(&policy, &denied);
+                return Ok(self.refuse(asked, &denied.into(), None));
+            }
+        };
+        let started = self.kind(&permit).requests.start();
+        match self.forward(&permit, request).await {
+            Ok((sent, was, place)) => Ok(self.respond(sent, asked, was, started, place)),
+            Err(Failed::App(error)) if asked.is_http2() && reset(&error).is_some() => {
+                let label = reset(&error).map(|reason| format!("h2({reason:?})")).unwrap_or_default();
+                started.end(Outcome { status: 0, grpc_status: None, error: label.into() });
+                Err(error)
+            }
+            Err(failed) => Ok(self.refuse(asked, &failed, Some(started))),
+        }
+    }
+
+    async fn forward(
+        &self,
+        permit: &Permit,
+        mut request: Request<Incoming>,
+    ) -> Result<(Sent, Option<OrigProto>, OwnedSemaphorePermit), Failed> {
+        let place = self.http.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
+        filter(permit, &mut request)?;
+        self.identify(request.headers_mut());
+        let was = orig_proto::downgrade_request(&mut request);
+        Ok((self.send(request).await?, was, place))
+    }
+
+    /// Tells the app who the client is, whatever the client says.
+    fn identify(&self, headers: &mut HeaderMap) {
+        headers.remove(CLIENT_ID);
+        if let ClientTls::Terminated(Some(identity)) = &self.client.tls
+            && let Ok(identity) = HeaderValue::from_str(identity.as_str())
+        {
+            headers.insert(CLIENT_ID, identity);
+        }
+    }
+
+    async fn send(&self, mut request: Request<Incoming>) -> Result<Sent, AppError> {
+        let app = self.http.apps.of(self.target);
+        let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let switches = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
+        let switching = switches.then(|| hyper::upgrade::on(&mut request));
+        if !switches {
+            orig_proto::strip_connection_headers(request.headers_mut());
+        }
+        let answered = if request.version() == Version::HTTP_2 {
+            self.set_authority(&mut request);
+            app.send_http2(request, dialled).await?
+        } else {
+            app.send_http1(request, dialled).await?
+        };
+        Ok(Sent { answered, app, switching })
+    }
+
+    /// HTTP/2 needs an authority; a client that named none meant the address it connected to.
+    fn set_authority(&self, request: &mut Request<Incoming>) {
+        if request.uri().authority().is_some() && request.uri().scheme().is_some() {
+            return;
+        }
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse().ok());
+        let target = || self.target.to_string().parse::<Authority>().ok();
+        let mut parts = request.uri().clone().into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = parts.authority.or(host).or_else(target);
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+
+    fn respond(
+        self: &Arc<Self>,
+        sent: Sent,
+        asked: Asked,
+        was: Option<OrigProto>,
+        started: Started,
+        place: OwnedSemaphorePermit,
+    ) -> Response<Body> {
+        let Sent { answered, app, switching } = sent;
+        let app::Answered { mut response, mut connection } = answered;
+        let mut ends = Ends {
+            started: Some(started),
+            status: response.status().as_u16(),
+            is_grpc: asked.is_grpc(),
+            grpc_status: grpc_status(response.headers()),
+            kept: Kept::until(|_| ()),
+        };
+        if let Some(client) = switching.filter(|_| has_switched(&response, asked)) {
+            let app = hyper::upgrade::on(&mut response);
+            let session = self.clone();
+            self.http.drain.spawn(async move {
+                session.tunnel(client, app).await;
+                drop((connection, place));
+            });
+            return response.map(|_| Body::upgraded(ends));
+        }
+        let mut place = Some(place);
+        ends.kept = Kept::until(move |whole| {
+            drop(place.take());
+            if let (true, Some(sender)) = (whole, connection.take()) {
+                app.keep(sender);
+            }
+        });
+        match was {
+            Some(_) => orig_proto::upgrade_response(&mut response),
+            None => orig_proto::strip_connection_headers(response.headers_mut()),
+        }
+        response.map(|incoming| Body::streamed(incoming, ends))
+    }
+
+    /// Carries what two connections have become. The session is held, so that the connection stays listed.
+    async fn tunnel(&self, client: OnUpgrade, app: OnUpgrade) {
+        let (client, app) = match tokio::try_join!(client, app) {
+            Ok(switched) => switched,
+            Err(error) => return tracing::debug!(%error, "a connection did not switch protocols"),
+        };
+        if let Err(error) = tcp::carry(TokioIo::new(client), TokioIo::new(app), &self.http.drain).await {
+            tracing::debug!(%error, "a switched connection broke");
+        }
+    }
+
+    fn refuse(&self, asked: Asked, failed: &Failed, started: Option<Started>) -> Response<Body> {
+        let (status, closes) = match failed {
+            Failed::App(AppError::Connect { .. } | AppError::Lost { .. }) => (StatusCode::BAD_GATEWAY, true),
+            Failed::App(AppError::ConnectTimeout { .. }) => (StatusCode::GATEWAY_TIMEOUT, true),
+            Failed::Denied(Denied::NoRoute { .. }) => (StatusCode::NOT_FOUND, false),
+            Failed::Denied(Denied::Unauthorized { .. }) => (StatusCode::FORBIDDEN, false),
+            Failed::Denied(Denied::InvalidPolicy { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, true),
+            Failed::InFlight => (StatusCode::SERVICE_UNAVAILABLE, true),
+            Failed::Injected { status, .. } => (*status, false),
+            Failed::InjectedCall { .. } => (StatusCode::OK, false),
+        };
+        match failed {
+            Failed::App(error) => tracing::debug!(error = %error_chain(error), "a request failed"),
+            failed => tracing::debug!(client = %self.client.address, target = %self.target, "{failed}"),
+        }
+        if closes {
+            let label = match failed {
+                Failed::App(AppError::ConnectTimeout { .. }) => "failfast",
+                Failed::App(_) => "i/o",
+                Failed::InFlight => "loadshed",
+                _ => "unexpected",
+            };
+            let labels = Labels::new([("error", label)]).and(&Labels::target(self.target));
+            self.http.metrics.count(Event::InboundHttpErrors, &labels);
+        }
+        let is_meshed = matches!(self.client.tls, ClientTls::Terminated(Some(_)));
+        let mut response: Response<Body> =
+            respond::refuse(asked, &Refusal { status, reason: is_meshed.then(|| failed.to_string()), closes });
+        if let Failed::InjectedCall { code, message } = failed {
+            response.headers_mut().insert("grpc-status", HeaderValue::from(*code));
+            if let Ok(message) = HeaderValue::from_str(message) {
+                response.headers_mut().insert("grpc-message", message);
+            }
+        }
+        if let Some(started) = started {
+            let grpc_status = grpc_status(response.headers());
+            started.end(Outcome { status: response.status().as_u16(), grpc_status, error: "".into() });
+        }
+        response
+    }
+
+    /// The metrics of requests permitted alike.
+    fn kind(&self, permit: &Permit) -> Kind {
+        let same = |kind: &&Kind| {
+            let same_route = match (&kind.route, permit.route()) {
+                (Some(known), Some(route)) => Arc::ptr_eq(known, route),
+                (None, None) => true,
+                _ => false,
+            };
+            same_route && Arc::ptr_eq(&kind.authorization, permit.authorization())
+        };
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kind) = kinds.iter().find(same) {
+            kind.allowed.inc();
+            return kind.clone();
+        }
+        let route = permit.route().map(|route| Labels::meta("route", route));
+        let labels = Labels::server(permit.server(), self.target.port());
+        let labels = route.into_iter().fold(labels, |labels, route| labels.and(&route));
+        let labels = self.labels.and(&labels).and(&Labels::meta("authz", permit.authorization()));
+        let kind = Kind {
+            route: permit.route().cloned(),
+            authorization: permit.authorization().clone(),
+            allowed: self.http.metrics.counter(Event::InboundHttpAllowed, &labels),
+            requests: self.http.metrics.requests(Labels::direction(Direction::Inbound).and(&labels)),
+        };
+        if permit.is_audit() {
+            tracing::info!(client = %self.client.address, target = %self.target, "permitted by the audit policy only");
+        }
+        kind.allowed.inc();
+        if kinds.len() < KINDS_MAX {
+            kinds.push(kind.clone());
+        }
+        kind
+    }
+
+    fn count_denied(&self, policy: &ServerPolicy, denied: &Denied) {
+        let labels = self.labels.and(&Labels::server(&policy.meta, self.target.port()));
+        let (event, labels) = match denied {
+            Denied::NoRoute { .. } => (Event::InboundHttpRouteNotFound, labels),
+            Denied::Unauthorized { route: Some(route), .. } => {
+                (Event::InboundHttpDenied, labels.and(&Labels::meta("route", route)))
+            }
+            Denied::Unauthorized { .. } | Denied::InvalidPolicy { .. } => (Event::InboundHttpDenied, labels),
+        };
+        self.http.metrics.count(event, &labels);
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn has_switched(response: &Response<Incoming>, asked: Asked) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS || (asked.is_connect() && response.status().is_success())
+}
+
+/// Does what the rule says, in its order.
+fn filter(permit: &Permit, request: &mut Request<Incoming>) -> Result<(), Failed> {
+    for filter in permit.filters() {
+        match filter {
+            Filter::Fail { status, message, ratio } if strikes(*ratio) => {
+                return Err(Failed::Injected { status: *status, message: message.clone() });
+            }
+            Filter::FailCall { code, message, ratio } if strikes(*ratio) => {
+                return Err(Failed::InjectedCall { code: *code, message: message.clone() });
+            }
+            Filter::Fail { .. } | Filter::FailCall { .. } => {}
+            Filter::RequestHeaders(modifier) => modify(modifier, request.headers_mut()),
+        }
+    }
+    Ok(())
+}
+
+fn strikes(ratio: Ratio) -> bool {
+    rand::random_range(0..ratio.denominator.max(1)) < ratio.numerator
+}
+
+fn modify(modifier: &HeaderModifier, headers: &mut HeaderMap) {
+    for name in &modifier.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &modifier.set {
+        headers.insert(name, value.clone());
+    }
+    for (name, value) in &modifier.add {
+        headers.append(name, value.clone());
+    }
+}

@@ -1,0 +1,311 @@
+//! The connections to this pod's app, by port, kept between requests.
+//!
+//! In: a request of HTTP/1 or HTTP/2. Out: its response. HTTP/1 takes a connection per request under way, and keeps idle ones for a
+//! moment; HTTP/2 shares one. The connection that detection made while the client was silent is used first.
+//!
+//! Start at [`Apps::of`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::net::drain::Drain;
+use crate::net::stream::Stream;
+
+/// Idle HTTP/1 connections kept per port; a burst of more connects again.
+const IDLE_MAX: usize = 128;
+/// Ports of which connections are kept. A pod has a handful; a peer that names others finds nobody there.
+const PORTS_MAX: usize = 256;
+/// Windows as the proxies of this mesh have them: what one stream, and all of a connection, may have under way unread.
+pub(super) const HTTP2_STREAM_WINDOW: u32 = 65_535;
+pub(super) const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
+
+/// How the app is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub connect_timeout: Duration,
+    pub idle_timeout: Duration,
+}
+
+/// The app's ports. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Apps(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    drain: Drain,
+    apps: Mutex<HashMap<SocketAddr, Arc<App>>>,
+}
+
+/// One port of the app.
+#[derive(Debug)]
+pub struct App {
+    target: SocketAddr,
+    options: Options,
+    drain: Drain,
+    idle: Mutex<Vec<Idle>>,
+    shared: tokio::sync::Mutex<Option<http2::SendRequest<Incoming>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<Incoming>,
+    since: Instant,
+}
+
+/// Why there is no response from the app.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot connect to the app at {target}")]
+    Connect {
+        target: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("connecting to the app at {target} took more than {timeout:?}")]
+    ConnectTimeout { target: SocketAddr, timeout: Duration },
+    #[error("the app at {target} broke off")]
+    Lost {
+        target: SocketAddr,
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+/// A response, and for HTTP/1 the connection that it holds until its end.
+pub struct Answered {
+    pub response: Response<Incoming>,
+    pub connection: Option<http1::SendRequest<Incoming>>,
+}
+
+impl Apps {
+    pub fn new(options: Options, drain: Drain) -> Self {
+        let shared = Arc::new(Shared { options, drain, apps: Mutex::default() });
+        shared.drain.spawn(sweep(Arc::downgrade(&shared), shared.drain.clone()));
+        Self(shared)
+    }
+
+    /// Connects to the app, for bytes or for the first request.
+    ///
+    /// # Errors
+    /// Where nobody listens, or accepts in time.
+    pub async fn connect(&self, target: SocketAddr) -> Result<TcpStream, Error> {
+        connect(target, self.0.options.connect_timeout).await
+    }
+
+    /// The app behind `target`.
+    pub fn of(&self, target: SocketAddr) -> Arc<App> {
+        let mut apps = self.0.apps();
+        let full = apps.len() >= PORTS_MAX;
+        match apps.entry(target) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(vacant) => {
+                let app = Arc::new(App {
+                    target,
+                    options: self.0.options,
+                    drain: self.0.drain.clone(),
+                    idle: Mutex::default(),
+                    shared: tokio::sync::Mutex::default(),
+                });
+                // One that is not kept works too, without keeping its connections for others.
+                if full { app } else { vacant.insert(app).clone() }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn apps(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<App>>> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes what has been idle for too long, until the drain starts, when nothing idle is kept.
+async fn sweep(shared: std::sync::Weak<Shared>, drain: Drain) {
+    loop {
+        let Some(every) = shared.upgrade().map(|shared| shared.options.idle_timeout.max(Duration::from_secs(1))) else {
+            return;
+        };
+        let draining = tokio::select! {
+            () = tokio::time::sleep(every) => false,
+            () = drain.started() => true,
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        shared.apps().retain(|_, app| {
+            app.idle().retain(|idle| {
+                !draining && !idle.sender.is_closed() && idle.since.elapsed() < shared.options.idle_timeout
+            });
+            // Someone holds it, or it holds something.
+            let unused =
+                |shared: &Option<http2::SendRequest<_>>| shared.as_ref().is_none_or(|sender| sender.is_closed());
+            let idle = app.idle().is_empty() && app.shared.try_lock().is_ok_and(|shared| unused(&shared));
+            Arc::strong_count(app) > 1 || !idle
+        });
+        if draining {
+            return;
+        }
+    }
+}
+
+impl App {
+    /// Sends a request of HTTP/1, on `dialled` if that is given.
+    ///
+    /// # Errors
+    /// Where there is no response.
+    pub async fn send_http1(
+        &self,
+        mut request: Request<Incoming>,
+        dialled: Option<Box<dyn Stream>>,
+    ) -> Result<Answered, Error> {
+        if let Some(stream) = dialled {
+            let mut sender = self.begin_http1(stream).await?;
+            return self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error);
+        }
+        while let Some(mut sender) = self.take_idle() {
+            match self.answer(sender.try_send_request(request).await, sender) {
+                Ok(answered) => return Ok(answered),
+                // The app had closed it meanwhile, and no byte was sent.
+                Err((_, Some(unsent))) => request = *unsent,
+                Err((error, None)) => return Err(error),
+            }
+        }
+        let mut sender = self.begin_http1(Box::new(connect(self.target, self.options.connect_timeout).await?)).await?;
+        self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error)
+    }
+
+    #[expect(clippy::type_complexity, reason = "an error that gives back what it could not send")]
+    fn answer(
+        &self,
+        answered: Result<Response<Incoming>, TrySendError<Request<Incoming>>>,
+        sender: http1::SendRequest<Incoming>,
+    ) -> Result<Answered, (Error, Option<Box<Request<Incoming>>>)> {
+        match answered {
+            Ok(response) => Ok(Answered { response, connection: Some(sender) }),
+            Err(mut failed) => {
+                let unsent = failed.take_message().map(Box::new);
+                Err((self.lost(failed.into_error()), unsent))
+            }
+        }
+    }
+
+    /// Takes back a connection whose response has ended.
+    pub fn keep(&self, sender: http1::SendRequest<Incoming>) {
+        if sender.is_closed() || self.drain.has_started() {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    /// The latest idle connection: the one that the app is the least likely to be closing.
+    fn take_idle(&self) -> Option<http1::SendRequest<Incoming>> {
+        let mut idle = self.idle();
+        let expired = |idle: &Idle| idle.since.elapsed() >= self.options.idle_timeout;
+        while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready() || idle.sender.is_closed()) {
+            let found = idle.swap_remove(at);
+            if found.sender.is_ready() && !expired(&found) {
+                return Some(found.sender);
+            }
+        }
+        None
+    }
+
+    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<Incoming>, Error> {
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.lost(error))?;
+        self.drain.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "an HTTP/1 connection to the app broke");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// Sends a request of HTTP/2, on `dialled` if that is given and there is no connection yet.
+    ///
+    /// # Errors
+    /// Where there is no response, or the app reset the stream.
+    pub async fn send_http2(
+        &self,
+        mut request: Request<Incoming>,
+        mut dialled: Option<Box<dyn Stream>>,
+    ) -> Result<Answered, Error> {
+        // Once on the connection there is, once more on a new one where that turns out to have ended.
+        for last in [false, true] {
+            let mut sender = self.shared(dialled.take()).await?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(Answered { response, connection: None }),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if !last => request = unsent,
+                    _ => return Err(self.lost(failed.into_error())),
+                },
+            }
+        }
+        unreachable!("the second try returns")
+    }
+
+    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<http2::SendRequest<Incoming>, Error> {
+        let mut shared = self.shared.lock().await;
+        if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        let stream = match dialled {
+            Some(stream) => stream,
+            None => Box::new(connect(self.target, self.options.connect_timeout).await?),
+        };
+        let (sender, connection) = http2::Builder::new(self.drain.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.lost(error))?;
+        // Its task ends when the last sender is dropped and the last stream has ended: the shared one goes at the drain.
+        self.drain.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an HTTP/2 connection to the app broke");
+            }
+        });
+        *shared = Some(sender.clone());
+        Ok(sender)
+    }
+
+    /// Forgets the shared connection, so that it ends with its streams.
+    pub async fn release(&self) {
+        self.shared.lock().await.take();
+    }
+
+    fn lost(&self, source: hyper::Error) -> Error {
+        Error::Lost { target: self.target, source }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn connect(target: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(target))
+        .await
+        .map_err(|_| Error::ConnectTimeout { target, timeout })?
+        .map_err(|source| Error::Connect { target, source })?;
+    // Requests are written whole; waiting for more only delays them.
+    stream.set_nodelay(true).map_err(|source| Error::Connect { target, source })?;
+    Ok(stream)
+}

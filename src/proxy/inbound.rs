@@ -1,0 +1,455 @@
+//! Carries connections from the network to the app in this pod.
+//!
+//! In: what the redirection sends to the inbound port. Out: bytes or requests at the app, in plaintext, at the very address the client
+//! meant. Each step is a line of [`Inbound::app_port`] or [`Inbound::direct`]; a permit comes before every byte the app gets.
+//!
+//! ```text
+//!   accept ─> target ─┬─ the inbound port itself: TLS, a certificate, a transport header ─┬─> permit ─> app
+//!                     └─ an app port: what is spoken? mesh TLS is ended, other passes ────┘
+//! ```
+//!
+//! Start at [`Inbound::serve`].
+
+use std::future::pending;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::connections::{Opened, Table};
+use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
+use super::http::{self, AppError, AppOptions, Apps, Http, Open, Session, error_chain};
+use super::metrics::{Event, Labels, Metrics};
+use super::policy::Policies;
+use super::settings::Settings;
+use super::tcp;
+use super::tls::{self, Alpn, Tls};
+use super::transport_header::{self, Header};
+use crate::mesh::Protocol;
+use crate::mesh::connection::{Direction, PlaintextReason, Security};
+use crate::mesh::policy::{Client, ClientTls, Denied, ServerPolicy, ServerProtocol};
+use crate::net::counted::Counted;
+use crate::net::drain::Drain;
+use crate::net::prefixed::Prefixed;
+use crate::net::serve::serve;
+use crate::net::stream::Stream;
+use crate::net::target;
+
+/// Connections from the network at a time: more than pods of any size serve, and less than would exhaust a node's memory.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// What the way in needs to know from the start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The port that peers of the mesh connect to.
+    pub port: u16,
+    /// The addresses of this pod. None: any.
+    pub ips: Vec<IpAddr>,
+    pub detect_timeout: Duration,
+    pub keepalive: Option<Duration>,
+    pub user_timeout: Option<Duration>,
+    pub app: AppOptions,
+    pub in_flight_max: usize,
+    /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
+    pub http2_keep_alive: (Duration, Duration),
+}
+
+impl From<&Settings> for Options {
+    fn from(settings: &Settings) -> Self {
+        let inbound = &settings.inbound;
+        let given = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        Self {
+            port: inbound.inbound_listen_addr.port(),
+            ips: inbound.inbound_ips.clone(),
+            detect_timeout: inbound.inbound_detect_timeout,
+            keepalive: given(inbound.inbound_accept_keepalive),
+            user_timeout: given(inbound.inbound_accept_user_timeout),
+            app: AppOptions {
+                connect_timeout: inbound.inbound_connect_timeout,
+                idle_timeout: inbound.inbound_http1_connection_pool_idle_timeout,
+            },
+            in_flight_max: inbound.inbound_max_in_flight,
+            http2_keep_alive: (
+                inbound.inbound_server_http2_keep_alive_interval,
+                inbound.inbound_server_http2_keep_alive_timeout,
+            ),
+        }
+    }
+}
+
+/// The way in.
+pub struct Inbound {
+    options: Options,
+    tls: Tls,
+    policies: Policies,
+    connections: Table,
+    http: Http,
+}
+
+/// A connection, as far as it is known.
+#[derive(Clone, Debug)]
+struct Arrival {
+    /// Who opened it.
+    client: SocketAddr,
+    /// Where they connected to.
+    server: SocketAddr,
+    /// Where the app listens.
+    target: SocketAddr,
+    security: Security,
+}
+
+/// Why a connection was not carried to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Carry(#[from] tcp::Error),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Detect(#[from] detect::Error),
+    #[error("refusing to be a gateway to {0}")]
+    Gateway(String),
+    #[error(transparent)]
+    Header(#[from] transport_header::Error),
+    #[error("the transport header took more than {0:?}")]
+    HeaderTimeout(Duration),
+    #[error("the HTTP connection with the client broke")]
+    Http(#[source] hyper::Error),
+    #[error("refusing to connect to {0}: it is this very proxy")]
+    Loop(SocketAddr),
+    #[error("what comes to the inbound port itself must be mesh TLS for this pod")]
+    NotMesh,
+    #[error("the client negotiated no transport header")]
+    NoTransportHeader,
+    #[error("the policy in force no longer lets the client in")]
+    Revoked,
+    #[error("cannot set up the accepted socket")]
+    Socket(#[source] io::Error),
+    #[error("cannot tell where the client meant to go")]
+    Target(#[source] io::Error),
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    #[error("the client showed no certificate")]
+    Unauthenticated,
+    #[error("{0} is no address of this pod")]
+    WrongTarget(SocketAddr),
+}
+
+impl Inbound {
+    pub fn new(
+        options: Options,
+        tls: Tls,
+        policies: Policies,
+        connections: Table,
+        metrics: Metrics,
+        drain: Drain,
+    ) -> Self {
+        let http = Http {
+            apps: Apps::new(options.app, drain.clone()),
+            metrics,
+            drain,
+            in_flight: Arc::new(Semaphore::new(options.in_flight_max.min(Semaphore::MAX_PERMITS))),
+            keep_alive: options.http2_keep_alive,
+        };
+        Self { options, tls, policies, connections, http }
+    }
+
+    /// Serves redirected connections until the drain starts.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let drain = self.http.drain.clone();
+        serve(listener, CONNECTIONS_MAX, drain, move |stream, peer| {
+            let inbound = self.clone();
+            async move {
+                match target::target(&stream) {
+                    Ok(target) => inbound.accept(stream, peer, target).await,
+                    Err(error) => inbound.report(peer, &Error::Target(error)),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Carries one connection that was going to `target`, and tells what became of it.
+    pub async fn accept(&self, stream: TcpStream, peer: SocketAddr, target: SocketAddr) {
+        if let Err(error) = Box::pin(self.carry(stream, peer, target)).await {
+            self.report(peer, &error);
+        }
+    }
+
+    async fn carry(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
+        let (client, target) = (canonical(client), canonical(target));
+        if !self.options.ips.is_empty() && !self.options.ips.contains(&target.ip()) {
+            return Err(Error::WrongTarget(target));
+        }
+        self.set_up(&stream).map_err(Error::Socket)?;
+        if target.port() == self.options.port {
+            self.direct(stream, client, target).await
+        } else {
+            self.app_port(stream, client, target).await
+        }
+    }
+
+    /// A peer's proxy came to the inbound port itself: it must prove who it is, and say what for.
+    async fn direct(&self, stream: TcpStream, client: SocketAddr, server: SocketAddr) -> Result<(), Error> {
+        let within = self.options.detect_timeout;
+        let (spoken, stream) = detect_client(stream, Patience { unfinished: within, silent: Some(within) }).await?;
+        if !self.is_ours(&spoken) {
+            return Err(Error::NotMesh);
+        }
+        let tls::Accepted { mut stream, security, transport_header } =
+            self.tls.accept(stream, Alpn::TransportHeader).await?;
+        let Security::Mutual(tls) = &security else { return Err(Error::Unauthenticated) };
+        if !transport_header {
+            return Err(Error::NoTransportHeader);
+        }
+        let header = tokio::time::timeout(within, Header::read(&mut stream))
+            .await
+            .map_err(|_| Error::HeaderTimeout(within))??;
+        self.http.metrics.transport_header(&Labels::new([
+            ("session_protocol", session_protocol(header.protocol).to_owned()),
+            ("target_port", header.port.to_string()),
+            ("target_name", header.name.clone().unwrap_or_default()),
+            ("client_id", tls.client_identity.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ]));
+        if let Some(name) = header.name {
+            return Err(Error::Gateway(name));
+        }
+        let target = SocketAddr::new(server.ip(), header.port);
+        if header.port == self.options.port {
+            return Err(Error::Loop(target));
+        }
+        let policy = self.policies.port(header.port);
+        let arrival = Arrival { client, server, target, security };
+        self.forward(arrival, policy, header.protocol, Box::new(stream), None).await
+    }
+
+    /// Someone came to a port of the app: a peer of the mesh in the older way, or anyone else.
+    async fn app_port(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
+        let policy = self.policies.port(target.port());
+        let hint = policy.borrow().protocol.clone();
+        let plaintext = |reason| Arrival { client, server: target, target, security: Security::Plaintext { reason } };
+        if let ServerProtocol::Opaque = hint {
+            let arrival = plaintext(PlaintextReason::PortSkipped);
+            return self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), None).await;
+        }
+        let stranger = plaintext(PlaintextReason::NoTlsFromRemote);
+        let (spoken, stream, app) = self.listen(stream, &stranger, &policy, None).await?;
+        match &spoken {
+            Spoken::Tls { .. } if self.is_ours(&spoken) => {
+                let tls::Accepted { stream, security, .. } = self.tls.accept(stream, Alpn::None).await?;
+                let arrival = Arrival { security, ..stranger };
+                if let ServerProtocol::Http2(_) | ServerProtocol::Grpc(_) = hint {
+                    return self.forward(arrival, policy, Protocol::Http2, Box::new(stream), app).await;
+                }
+                let (spoken, stream, app) = self.listen(stream, &arrival, &policy, app).await?;
+                self.forward(arrival, policy, protocol(&hint, &spoken), Box::new(stream), app).await
+            }
+            Spoken::Tls { sni } => {
+                let arrival = Arrival { security: Security::Passthrough { sni: sni.clone() }, ..stranger };
+                self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), app).await
+            }
+            _ => self.forward(stranger, policy, protocol(&hint, &spoken), Box::new(stream), app).await,
+        }
+    }
+
+    /// Finds out what is spoken, from the app too if the client may hear it.
+    async fn listen<S: Stream>(
+        &self,
+        stream: S,
+        arrival: &Arrival,
+        policy: &watch::Receiver<Arc<ServerPolicy>>,
+        dialled: Dialled,
+    ) -> Result<(Spoken, Prefixed<S>, Dialled), Error> {
+        let unfinished = self.options.detect_timeout;
+        let policy = policy.borrow().clone();
+        let may_hear = policy.authorize_connection(&arrival.client()).is_ok();
+        // Ports that are HTTP by declaration are authorized by request; their clients speak when they like.
+        let may_be_silent = may_hear || !matches!(policy.protocol, ServerProtocol::Detect { .. });
+        let silent = (!may_be_silent).then_some(unfinished);
+        let dial = async {
+            match dialled {
+                Some(dialled) => dialled,
+                None if may_hear => self.http.apps.connect(arrival.target).await.map(Prefixed::from),
+                None => pending().await,
+            }
+        };
+        let Detected { spoken, client, server } = detect(stream, dial, Patience { unfinished, silent }).await?;
+        // The server's bytes are put before those that were put before it.
+        let server = server.map(|server| server.map(flatten));
+        Ok((spoken, client, server))
+    }
+
+    /// Puts the connection on record and carries it, blindly or request by request.
+    async fn forward(
+        &self,
+        arrival: Arrival,
+        policy: watch::Receiver<Arc<ServerPolicy>>,
+        protocol: Protocol,
+        stream: Box<dyn Stream>,
+        dialled: Dialled,
+    ) -> Result<(), Error> {
+        if protocol == Protocol::Opaque {
+            return self.forward_bytes(arrival, policy, stream, dialled).await;
+        }
+        let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
+        let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
+        let dialled = dialled.and_then(Result::ok).map(|app| Box::new(app) as Box<dyn Stream>);
+        let session = Session {
+            http: self.http.clone(),
+            client: arrival.client(),
+            target: arrival.target,
+            policy,
+            labels: arrival.labels(),
+            open: Some(open),
+            dialled: Mutex::new(dialled),
+            kinds: Mutex::default(),
+        };
+        http::serve(session, protocol, stream).await.map_err(Error::Http)
+    }
+
+    async fn forward_bytes(
+        &self,
+        arrival: Arrival,
+        mut policy: watch::Receiver<Arc<ServerPolicy>>,
+        stream: Box<dyn Stream>,
+        dialled: Dialled,
+    ) -> Result<(), Error> {
+        let client = arrival.client();
+        let in_force = policy.borrow_and_update().clone();
+        let labels = Labels::server(&in_force.meta, arrival.target.port());
+        let labels = arrival.labels().and(&labels);
+        let permit = in_force
+            .authorize_connection(&client)
+            .inspect_err(|_| self.http.metrics.count(Event::InboundTcpDenied, &labels))?;
+        let permitted = labels.and(&Labels::meta("authz", permit.authorization()));
+        self.http.metrics.count(Event::InboundTcpAllowed, &permitted);
+        if permit.is_audit() {
+            tracing::info!(client = %arrival.client, target = %arrival.target, "permitted by the audit policy only");
+        }
+        let app = match dialled {
+            Some(dialled) => dialled?,
+            None => self.http.apps.connect(arrival.target).await?.into(),
+        };
+        let open = self.open(&arrival, &in_force, Protocol::Opaque);
+        let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
+        tokio::select! {
+            carried = tcp::carry(stream, app, &self.http.drain) => {
+                Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
+            }
+            () = revoked(&mut policy, &client) => {
+                self.http.metrics.count(Event::InboundTcpTerminated, &labels);
+                Err(Error::Revoked)
+            }
+        }
+    }
+
+    fn open(&self, arrival: &Arrival, policy: &ServerPolicy, protocol: Protocol) -> Open {
+        let Arrival { client, server, target, security } = arrival.clone();
+        let entry = self.connections.open(Opened {
+            direction: Direction::Inbound,
+            client,
+            server,
+            target,
+            authority: None,
+            protocol,
+            security,
+            labels: Default::default(),
+        });
+        let labels = Labels::direction(Direction::Inbound)
+            .and(&Labels::new([("peer", "src")]))
+            .and(&arrival.labels())
+            .and(&Labels::server(&policy.meta, target.port()));
+        Open { entry, transport: self.http.metrics.transport(&labels) }
+    }
+
+    /// Whether what the client said is the beginning of TLS with this very proxy.
+    fn is_ours(&self, spoken: &Spoken) -> bool {
+        match (spoken, self.tls.identity()) {
+            (Spoken::Tls { sni: Some(sni) }, Some(identity)) => sni == identity.as_str(),
+            _ => false,
+        }
+    }
+
+    fn set_up(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        if let Some(every) = self.options.keepalive {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(every).with_interval(every))?;
+        }
+        socket.set_tcp_user_timeout(self.options.user_timeout)
+    }
+
+    fn report(&self, client: SocketAddr, error: &Error) {
+        let label = match error {
+            Error::Detect(detect::Error::Silent(_)) => "tls detection timeout",
+            Error::App(_) | Error::Carry(_) | Error::Detect(_) | Error::Http(_) => "i/o",
+            Error::Gateway(_) => "gateway domain invalid",
+            _ => "unexpected",
+        };
+        self.http.metrics.count(Event::InboundTcpErrors, &Labels::new([("error", label)]));
+        tracing::debug!(%client, error = %error_chain(error), "an inbound connection ended");
+    }
+}
+
+/// What became of connecting to the app, if that has been tried.
+type Dialled = Option<Result<Prefixed<TcpStream>, AppError>>;
+
+impl Arrival {
+    fn client(&self) -> Client {
+        Client { address: self.client, tls: ClientTls::from(&self.security) }
+    }
+
+    fn labels(&self) -> Labels {
+        Labels::target(self.target).and(&Labels::tls(Direction::Inbound, &self.security))
+    }
+}
+
+/// What to carry, given what policy says of the port and what the client said.
+fn protocol(hint: &ServerProtocol, spoken: &Spoken) -> Protocol {
+    match hint {
+        ServerProtocol::Detect { .. } => spoken.protocol(),
+        // HTTP/1 of a peer may come within HTTP/2.
+        ServerProtocol::Http1(_) if *spoken == Spoken::Http2 => Protocol::Http2,
+        ServerProtocol::Http1(_) => Protocol::Http1,
+        ServerProtocol::Http2(_) | ServerProtocol::Grpc(_) => Protocol::Http2,
+        ServerProtocol::Opaque | ServerProtocol::Tls => Protocol::Opaque,
+    }
+}
+
+fn session_protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http1 => "http/1",
+        Protocol::Http2 => "http/2",
+        Protocol::Opaque => "",
+    }
+}
+
+/// A dual-stack listener shows IPv4 as mapped addresses.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn flatten<S>(stream: Prefixed<Prefixed<S>>) -> Prefixed<S> {
+    let (later, inner) = stream.into_parts();
+    let (earlier, stream) = inner.into_parts();
+    Prefixed::new([later, earlier].concat(), stream)
+}
+
+/// Resolves when a change of policy puts the client out.
+async fn revoked(policy: &mut watch::Receiver<Arc<ServerPolicy>>, client: &Client) {
+    loop {
+        if policy.changed().await.is_err() {
+            // Nobody is left to change it.
+            return pending().await;
+        }
+        if policy.borrow_and_update().authorize_connection(client).is_err() {
+            return;
+        }
+    }
+}
