@@ -4,6 +4,7 @@
 
 mod check;
 mod completion;
+mod docs;
 mod edges;
 mod identity;
 mod image;
@@ -80,6 +81,8 @@ impl Global {
 enum Command {
     Check(check::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Docs(docs::Args),
     Edges(edges::Args),
     Identity(identity::Args),
     Image(image::Args),
@@ -163,6 +166,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     match command {
         Command::Check(args) => check::run(&global, args, &mut out),
         Command::Completion(args) => completion::run(&args, &mut out),
+        Command::Docs(args) => docs::run(&args, &mut out),
         Command::Edges(args) => edges::run(&global, &args, &mut out),
         Command::Identity(args) => identity::run(&global, &args, &mut out),
         Command::Image(args) => image::run(&args, &mut out),
@@ -171,6 +175,6 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(args),
         Command::Uninject(args) => uninject::run(args, &mut out),
         Command::Uninstall(args) => uninstall::run(&global, args, &mut out),
-        Command::Version(args) => version::run(&global, args, &mut out),
+        Command::Version(args) => version::run(&global, &args, &mut out),
     }
 }

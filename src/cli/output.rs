@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::run;
+use super::{image, run};
 use crate::cluster::client;
 
 /// A person notices motion from here on; faster only costs.
@@ -100,6 +100,9 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
             }
             _ => None,
         };
+    }
+    if let Some(error) = cause.downcast_ref::<image::Unfit>() {
+        return Some(error.hint().into());
     }
     run::hint(cause).map(str::to_owned)
 }

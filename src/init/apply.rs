@@ -8,6 +8,7 @@
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::thread::CapabilitySet;
 
 use super::encode::Batch;
 
@@ -30,10 +31,9 @@ impl Error {
     /// What the person who sees it can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NotPermitted(_) => Some(
-                "run it in the pod with `securityContext.capabilities.add: [NET_ADMIN]` and `runAsUser: 0`; \
-                 no other right is needed",
-            ),
+            Self::NotPermitted(_) => {
+                Some("run it in the pod with `securityContext.capabilities.add: [NET_ADMIN]`; no other right is needed")
+            }
             Self::Unsupported { .. } => {
                 Some("the node's kernel needs nf_tables with nat: modules nf_tables, nft_chain_nat and nft_redir")
             }
@@ -47,6 +47,7 @@ impl Error {
 /// # Errors
 /// The first the kernel names; nothing has changed then.
 pub(super) fn apply(batch: &Batch) -> Result<(), Error> {
+    raise_net_admin();
     let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|error| match error.raw_os_error() {
         Some(libc::EPROTONOSUPPORT) => Error::Unsupported { step: "open a netfilter socket".into(), source: error },
         _ => Error::Socket(error),
@@ -76,6 +77,15 @@ pub(super) fn apply(batch: &Batch) -> Result<(), Error> {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Makes effective what is permitted. A process that is not root has CAP_NET_ADMIN by the file capability of the image's
+/// binary, which permits and no more. Where it is not permitted, the kernel says so when it is needed.
+fn raise_net_admin() {
+    if let Ok(mut sets) = rustix::thread::capabilities(None) {
+        sets.effective |= sets.permitted & CapabilitySet::NET_ADMIN;
+        let _ = rustix::thread::set_capabilities(None, sets);
     }
 }
 
