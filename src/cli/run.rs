@@ -12,7 +12,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Role {
     /// Discovery and policy: tells proxies where services are, and who may call whom
-    Destination(crate::control::destination::Args),
+    Destination(Box<crate::control::destination::Args>),
     /// The certificate authority: signs the certificates of proxies
     Identity(Box<crate::control::identity::Args>),
     /// Sets up the packet redirection of a pod, then exits
@@ -27,7 +27,7 @@ enum Role {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     match args.role {
-        Role::Destination(args) => crate::control::destination::run(args)?,
+        Role::Destination(args) => crate::control::destination::run(*args)?,
         Role::Identity(args) => crate::control::identity::run(*args)?,
         Role::Init(args) => crate::init::run(&args)?,
         Role::Injector(args) => crate::control::injector::run(args)?,

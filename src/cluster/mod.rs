@@ -4,3 +4,4 @@ pub mod client;
 pub mod port_forward;
 pub mod snapshot;
 pub mod token_review;
+pub mod watch;

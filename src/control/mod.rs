@@ -3,10 +3,13 @@
 //! Each role is `hawser run <role>` in a pod of its own, with the least rights that do its work. Start at [`start`].
 
 mod admin;
+mod answers;
 pub mod destination;
 mod grpc;
 pub mod identity;
+pub mod index;
 pub mod injector;
+pub mod policy;
 pub mod trust_bundle;
 
 use std::future::Future;

@@ -1,0 +1,170 @@
+//! The policy of a target, as its clients' proxies are told.
+//!
+//! In: the cluster's state and a target. Out: the `OutboundPolicy` message: which protocols to look for, and where each leads. For an address
+//! of the cluster that is no service's there is none, so that the profile's endpoint is used.
+
+use std::net::SocketAddr;
+
+use tonic::Status;
+
+use super::{DETECT_TIMEOUT, metadata};
+use crate::control::destination::profile;
+use crate::control::destination::target::Target;
+use crate::control::index::facts::Service;
+use crate::control::index::{Settings, State, view};
+use crate::wire::outbound::{
+    Backend, HttpRoute, OpaqueRoute, OutboundPolicy, ProxyProtocol, Queue, backend, http_route, opaque_route,
+    proxy_protocol,
+};
+use crate::wire::{http_route as matches, meta};
+
+/// How many requests wait for an endpoint, and how long: then clients are told at once.
+const QUEUE_CAPACITY: u32 = 100;
+const QUEUE_FAILFAST: prost_types::Duration = prost_types::Duration { seconds: 3, nanos: 0 };
+/// What is taken for an endpoint's latency before it is measured, and how fast old measurements fade.
+const DEFAULT_RTT: prost_types::Duration = prost_types::Duration { seconds: 0, nanos: 30_000_000 };
+const RTT_DECAY: prost_types::Duration = prost_types::Duration { seconds: 10, nanos: 0 };
+
+/// The policy for clients of `target`, as the cluster is now.
+///
+/// # Errors
+/// `NOT_FOUND` where there is none: of a pod's address, or a service that does not exist.
+pub(super) fn policy(state: &State, settings: &Settings, target: &Target) -> Result<OutboundPolicy, Status> {
+    match target {
+        Target::Address(address) => match state.services_by_ip.get(&address.ip()).and_then(|services| services.first())
+        {
+            Some(service) => Ok(of_service(state, settings, service, address.port(), *address)),
+            None if settings.cluster_networks.iter().any(|network| network.contains(&address.ip())) => {
+                Err(Status::not_found(format!("{address} is no service's address")))
+            }
+            None => Ok(detect(metadata::default("egress-fallback"), &forward(*address, "egress-fallback"))),
+        },
+        Target::Service { service, port, .. } => {
+            let found = state.services.get(service);
+            let found = found.filter(|found| !found.is_external_name && found.port(*port).is_some());
+            let found = found.ok_or_else(|| Status::not_found(format!("no service {service} with port {port}")))?;
+            Ok(of_service(state, settings, found, *port, SocketAddr::from(([0, 0, 0, 0], *port))))
+        }
+    }
+}
+
+fn of_service(
+    state: &State,
+    settings: &Settings,
+    service: &Service,
+    number: u16,
+    address: SocketAddr,
+) -> OutboundPolicy {
+    let Some(port) = service.port(number) else { return forbidden(address) };
+    let resource = || meta::Metadata {
+        kind: Some(meta::metadata::Kind::Resource(meta::Resource {
+            group: "core".into(),
+            kind: "Service".into(),
+            name: service.key.name.to_string(),
+            namespace: service.key.namespace.to_string(),
+            section: String::new(),
+            port: number.into(),
+        })),
+    };
+    let balancer = backend::BalanceP2c {
+        discovery: Some(backend::EndpointDiscovery {
+            kind: Some(backend::endpoint_discovery::Kind::Dst(backend::endpoint_discovery::DestinationGet {
+                path: format!("{}:{number}", profile::fully_qualified(&service.key, settings)),
+            })),
+        }),
+        load: Some(backend::balance_p2c::Load::PeakEwma(backend::balance_p2c::PeakEwma {
+            default_rtt: Some(DEFAULT_RTT),
+            decay: Some(RTT_DECAY),
+        })),
+    };
+    let backend =
+        Backend { metadata: Some(resource()), queue: Some(queue()), kind: Some(backend::Kind::Balancer(balancer)) };
+
+    let opaque_ports = state.opaque_ports(service.opaque_ports.as_ref(), &service.key.namespace, settings);
+    let kind = match port.app_protocol.as_deref() {
+        None if !opaque_ports.contains(number) => return detect(resource(), &backend),
+        Some("http") => proxy_protocol::Kind::Http1(http1(&backend)),
+        Some("kubernetes.io/h2c") => proxy_protocol::Kind::Http2(http2(&backend)),
+        // Whatever else an app calls its protocol, carrying its bytes untouched is right.
+        None | Some(_) => proxy_protocol::Kind::Opaque(opaque(&backend)),
+    };
+    OutboundPolicy { metadata: Some(resource()), protocol: Some(ProxyProtocol { kind: Some(kind) }) }
+}
+
+/// Looks for HTTP, and carries anything else as it is. Proxies want all four members.
+fn detect(metadata: meta::Metadata, backend: &Backend) -> OutboundPolicy {
+    let detect = proxy_protocol::Detect {
+        timeout: Some(DETECT_TIMEOUT),
+        opaque: Some(opaque(backend)),
+        http1: Some(http1(backend)),
+        http2: Some(http2(backend)),
+    };
+    let kind = Some(proxy_protocol::Kind::Detect(detect));
+    OutboundPolicy { metadata: Some(metadata), protocol: Some(ProxyProtocol { kind }) }
+}
+
+/// A service has the address, but nothing at the port: connections are closed, and not left to time out.
+fn forbidden(address: SocketAddr) -> OutboundPolicy {
+    let mut opaque = opaque(&forward(address, "undefined-port"));
+    for rule in opaque.routes.iter_mut().flat_map(|route| &mut route.rules) {
+        rule.filters.push(opaque_route::Filter {
+            kind: Some(opaque_route::filter::Kind::Forbidden(crate::wire::opaque_route::Forbidden {})),
+        });
+    }
+    let kind = Some(proxy_protocol::Kind::Opaque(opaque));
+    OutboundPolicy { metadata: Some(metadata::default("undefined-port")), protocol: Some(ProxyProtocol { kind }) }
+}
+
+fn forward(address: SocketAddr, name: &str) -> Backend {
+    Backend {
+        metadata: Some(metadata::default(name)),
+        queue: Some(queue()),
+        kind: Some(backend::Kind::Forward(view::unknown(address))),
+    }
+}
+
+fn queue() -> Queue {
+    Queue { capacity: QUEUE_CAPACITY, failfast_timeout: Some(QUEUE_FAILFAST) }
+}
+
+fn http1(backend: &Backend) -> proxy_protocol::Http1 {
+    proxy_protocol::Http1 { routes: vec![http(backend)], failure_accrual: None }
+}
+
+fn http2(backend: &Backend) -> proxy_protocol::Http2 {
+    proxy_protocol::Http2 { routes: vec![http(backend)], failure_accrual: None }
+}
+
+fn http(backend: &Backend) -> HttpRoute {
+    let all = matches::HttpRouteMatch {
+        path: Some(matches::PathMatch { kind: Some(matches::path_match::Kind::Prefix("/".into())) }),
+        ..Default::default()
+    };
+    let only = http_route::RouteBackend { backend: Some(backend.clone()), ..Default::default() };
+    let backends = http_route::distribution::FirstAvailable { backends: vec![only] };
+    HttpRoute {
+        metadata: Some(metadata::default("http")),
+        hosts: Vec::new(),
+        rules: vec![http_route::Rule {
+            matches: vec![all],
+            backends: Some(http_route::Distribution {
+                kind: Some(http_route::distribution::Kind::FirstAvailable(backends)),
+            }),
+            ..Default::default()
+        }],
+    }
+}
+
+fn opaque(backend: &Backend) -> proxy_protocol::Opaque {
+    let only = opaque_route::RouteBackend { backend: Some(backend.clone()), filters: Vec::new() };
+    let backends = opaque_route::distribution::FirstAvailable { backends: vec![only] };
+    let rule = opaque_route::Rule {
+        backends: Some(opaque_route::Distribution {
+            kind: Some(opaque_route::distribution::Kind::FirstAvailable(backends)),
+        }),
+        filters: Vec::new(),
+    };
+    proxy_protocol::Opaque {
+        routes: vec![OpaqueRoute { metadata: Some(metadata::default("opaq")), rules: vec![rule] }],
+    }
+}
