@@ -164,7 +164,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     }
     let mut out = std::io::stdout().lock();
     match command {
-        Command::Check(args) => check::run(&global, args, &mut out),
+        Command::Check(args) => check::run(&global, &args, &mut out),
         Command::Completion(args) => completion::run(&args, &mut out),
         Command::Docs(args) => docs::run(&args, &mut out),
         Command::Edges(args) => edges::run(&global, &args, &mut out),

@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{image, run};
 use crate::cluster::client;
+pub use crate::cluster::words::causes;
 
 /// A person notices motion from here on; faster only costs.
 const TICK: Duration = Duration::from_millis(100);
@@ -50,42 +51,6 @@ fn describe(error: &anyhow::Error) -> String {
         text += &format!("hint: {hint}\n");
     }
     text
-}
-
-/// An error and its causes, in words. Many crates repeat the cause in the text; it is said once.
-pub fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let (line, next) = words(error);
-        if !lines.last().is_some_and(|last| last.contains(&line)) {
-            lines.push(line);
-        }
-        cause = next;
-    }
-    lines
-}
-
-/// One error without its causes, and the next of those. The texts of kube are made for logs: each repeats all of its causes.
-fn words<'e>(error: &'e (dyn Error + 'static)) -> (String, Option<&'e (dyn Error + 'static)>) {
-    match error.downcast_ref::<kube::Error>() {
-        Some(kube::Error::Api(status)) if status.message.is_empty() => {
-            (format!("the API server answered {} {}", status.code, status.reason), None)
-        }
-        Some(kube::Error::Api(status)) => (status.message.clone(), None),
-        Some(kube::Error::Service(error)) => words(error.as_ref()),
-        Some(kube::Error::HyperError(error)) => words(error),
-        _ => {
-            let mut line = error.to_string();
-            // The rest of such a line is said by the next one.
-            if let Some(source) = error.source()
-                && let Some(start) = line.find(&format!(": {source}"))
-            {
-                line.truncate(start);
-            }
-            (line, error.source())
-        }
-    }
 }
 
 /// What to do about an error, if its type says enough.

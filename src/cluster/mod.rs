@@ -5,3 +5,4 @@ pub mod port_forward;
 pub mod snapshot;
 pub mod token_review;
 pub mod watch;
+pub mod words;

@@ -1,21 +1,51 @@
 //! Reads what commands need of a cluster, in as few questions as there are kinds of things, and all at once.
 //!
-//! In: a client and a scope. Out: lists, and what each proxy answered. Nothing here judges.
+//! In: a client and a scope. Out: lists, what each proxy answered, and for the checks a [`Snapshot`]. Nothing here judges, and
+//! what cannot be read is part of what is told.
 //!
-//! Start at [`pods`] and [`each`].
+//! Start at [`read`]; [`pods`] and [`each`] are for commands that need less.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
+use rustls::pki_types::CertificateDer;
 
-use super::client::is_status;
+use super::client::{Cluster, is_status};
+use super::port_forward::{self, PodPort};
+use super::words;
+use crate::checks::proxy_pod::{ProxyPod, State};
+use crate::checks::{Fact, Snapshot, Stage, Unread};
 use crate::manifest::names;
+use crate::mesh::places;
 
 /// How many pods are asked at once. Each costs a connection to the API server and one of its kubelet's; past this the API
 /// server's priority and fairness would only queue them.
 const ASKED_AT_ONCE: usize = 32;
+
+/// What `install` creates: group and resource, and whether that is in a namespace.
+const INSTALLED: [(&str, &str, bool); 12] = [
+    ("", "namespaces", false),
+    ("rbac.authorization.k8s.io", "clusterroles", false),
+    ("rbac.authorization.k8s.io", "clusterrolebindings", false),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
+    ("rbac.authorization.k8s.io", "roles", true),
+    ("rbac.authorization.k8s.io", "rolebindings", true),
+    ("", "serviceaccounts", true),
+    ("", "configmaps", true),
+    ("", "secrets", true),
+    ("", "services", true),
+    ("apps", "deployments", true),
+    ("policy", "poddisruptionbudgets", true),
+];
 
 /// Which namespaces to look into.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,10 +87,14 @@ impl std::fmt::Display for Scope {
 /// # Errors
 /// Those of the API server.
 pub async fn pods(client: &kube::Client, scope: &Scope, selector: Option<&str>) -> Result<Vec<Pod>, kube::Error> {
-    // From the API server's cache: no newer than a moment ago, and without a round trip to etcd.
-    let mut wanted = ListParams::default().match_any();
+    let mut wanted = cached();
     wanted.label_selector = selector.map(str::to_owned);
     Ok(scope.api::<Pod>(client).list(&wanted).await?.items)
+}
+
+/// From the API server's cache: no older than a moment, and without a round trip to etcd.
+fn cached() -> ListParams {
+    ListParams::default().match_any()
 }
 
 /// The trust bundle's PEM as a control plane in `namespace` publishes it; none where there is none.
@@ -92,6 +126,186 @@ where
         }
     });
     asking.buffered(ASKED_AT_ONCE).collect().await
+}
+
+/// What the checks are to look at.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub control_namespace: String,
+    /// Whose pods to look at, beside the control plane's; all without.
+    pub namespace: Option<String>,
+    /// [`Stage::Before`] or [`Stage::Installed`].
+    pub stage: Stage,
+}
+
+/// Reads everything the checks look at: first the lists, all at once, then a handshake with each proxy.
+///
+/// For anyone who waits for a mesh to be healthy: read, [`crate::checks::run`], [`crate::checks::health`], and again.
+pub async fn read(cluster: &Cluster, wanted: &Wanted) -> Snapshot {
+    let client = &cluster.client;
+    let ours = || Api::namespaced(client.clone(), &wanted.control_namespace);
+    let labelled = cached().labels(&format!("{}={}", names::CONTROL_PLANE_NS, wanted.control_namespace));
+    let (accounts, maps): (Api<ServiceAccount>, Api<ConfigMap>) =
+        (ours(), Api::namespaced(client.clone(), &wanted.control_namespace));
+    let (roles, bindings): (Api<ClusterRole>, Api<ClusterRoleBinding>) =
+        (Api::all(client.clone()), Api::all(client.clone()));
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &wanted.control_namespace);
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let all = cached();
+    let (server_now, namespaces, deployments, accounts, roles, bindings, maps, webhooks, pods, permissions) = tokio::join!(
+        server_now(client),
+        namespaces.list(&all),
+        deployments.list(&all),
+        accounts.list_metadata(&all),
+        roles.list_metadata(&labelled),
+        bindings.list_metadata(&labelled),
+        maps.list(&all),
+        webhooks.list(&all),
+        pods_of(client, wanted),
+        permissions(client, wanted),
+    );
+    let mut snapshot = Snapshot {
+        now: SystemTime::now(),
+        server_now,
+        kubernetes_version: cluster
+            .version
+            .as_ref()
+            .map(|version| version.git_version.clone())
+            .ok_or_else(|| Unread("the API server does not tell you its version".into())),
+        control_namespace: wanted.control_namespace.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        namespaces: items(namespaces),
+        deployments: items(deployments),
+        service_accounts: items(accounts).map(all_names),
+        cluster_roles: items(roles).map(all_names),
+        cluster_role_bindings: items(bindings).map(all_names),
+        config_maps: items(maps),
+        webhooks: items(webhooks),
+        pods,
+        namespace: wanted.namespace.clone(),
+        shown: BTreeMap::new(),
+        webhook_shown: None,
+        permissions,
+    };
+    if wanted.stage == Stage::Installed {
+        let (shown, webhook_shown) = tokio::join!(proxies_shown(client, &snapshot), webhook_shown(client, &snapshot));
+        (snapshot.shown, snapshot.webhook_shown) = (shown, webhook_shown);
+    }
+    // The handshakes took a while, and certificates are judged by the time of their showing.
+    snapshot.now = SystemTime::now();
+    snapshot
+}
+
+fn unread(error: &(dyn std::error::Error + 'static)) -> Unread {
+    Unread(words::causes(error).join(": "))
+}
+
+fn items<K: Clone>(list: Result<kube::core::ObjectList<K>, kube::Error>) -> Fact<Vec<K>> {
+    list.map(|list| list.items).map_err(|error| unread(&error))
+}
+
+fn all_names<K: kube::ResourceExt>(items: Vec<K>) -> BTreeSet<String> {
+    items.into_iter().map(|item| item.name_any()).collect()
+}
+
+/// The API server's clock, from the header every answer has.
+async fn server_now(client: &kube::Client) -> Fact<SystemTime> {
+    let request = http::Request::get("/version").body(kube::client::Body::empty());
+    let request = request.map_err(|error| unread(&error))?;
+    let response = client.send(request).await.map_err(|error| unread(&error))?;
+    let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+    let parsed = date.and_then(|date| k8s_openapi::jiff::fmt::rfc2822::parse(date).ok());
+    parsed.map(|date| date.timestamp().into()).ok_or_else(|| Unread("the API server does not tell the time".into()))
+}
+
+async fn pods_of(client: &kube::Client, wanted: &Wanted) -> Fact<Vec<Pod>> {
+    if wanted.stage == Stage::Before {
+        return Ok(Vec::new());
+    }
+    let listed = match &wanted.namespace {
+        None => pods(client, &Scope::All, None).await,
+        Some(namespace) => {
+            let (own, other) =
+                (Scope::Namespace(wanted.control_namespace.clone()), Scope::Namespace(namespace.clone()));
+            if own == other {
+                pods(client, &own, None).await
+            } else {
+                let both = tokio::try_join!(pods(client, &own, None), pods(client, &other, None));
+                both.map(|(own, other)| own.into_iter().chain(other).collect())
+            }
+        }
+    };
+    listed.map_err(|error| unread(&error))
+}
+
+async fn permissions(client: &kube::Client, wanted: &Wanted) -> Fact<BTreeMap<&'static str, bool>> {
+    if wanted.stage == Stage::Installed {
+        return Ok(BTreeMap::new());
+    }
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let ask = async |(group, resource, is_namespaced): (&'static str, &'static str, bool)| {
+        let attributes = ResourceAttributes {
+            group: Some(group.to_owned()),
+            resource: Some(resource.to_owned()),
+            verb: Some("create".to_owned()),
+            namespace: is_namespaced.then(|| wanted.control_namespace.clone()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..Default::default() };
+        let reviewed = reviews.create(&PostParams::default(), &review).await;
+        reviewed.map(|review| (resource, review.status.is_some_and(|status| status.allowed)))
+    };
+    let answers = each(INSTALLED.to_vec(), ask, || ()).await;
+    answers.into_iter().collect::<Result<_, _>>().map_err(|error| unread(&error))
+}
+
+type Chain = Vec<CertificateDer<'static>>;
+
+/// A handshake with the proxy of every pod that is ready for one.
+async fn proxies_shown(client: &kube::Client, snapshot: &Snapshot) -> BTreeMap<(String, String), Fact<Chain>> {
+    let pods = snapshot.pods.iter().flatten().filter(|pod| {
+        let namespace = pod.metadata.namespace.as_ref();
+        let is_wanted = namespace == Some(&snapshot.control_namespace)
+            || snapshot.namespace.as_ref().is_none_or(|wanted| namespace == Some(wanted));
+        is_wanted && places::is_meshed(pod)
+    });
+    let proxies = pods.filter_map(|pod| ProxyPod::of(pod).ok());
+    let proxies =
+        proxies.filter(|proxy| proxy.state == State::Ready && proxy.control_namespace == snapshot.control_namespace);
+    let ask = async |proxy: ProxyPod| {
+        let shown = match &proxy.identity {
+            None => Err(Unread("the pod does not say who it should be".into())),
+            Some(identity) => {
+                let to =
+                    PodPort { namespace: proxy.namespace.clone(), pod: proxy.name.clone(), port: proxy.admin_port };
+                show(client, &to, identity.as_str()).await
+            }
+        };
+        ((proxy.namespace, proxy.name), shown)
+    };
+    each(proxies.collect(), ask, || ()).await.into_iter().collect()
+}
+
+/// What the injector serves the API server with; none where no pod of it runs.
+async fn webhook_shown(client: &kube::Client, snapshot: &Snapshot) -> Option<Fact<Chain>> {
+    let injector = snapshot.pods.iter().flatten().find(|pod| {
+        let is_role = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()) == Some(names::INJECTOR);
+        let is_running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        is_role && is_running && pod.metadata.namespace.as_ref() == Some(&snapshot.control_namespace)
+    })?;
+    let to = PodPort {
+        namespace: snapshot.control_namespace.clone(),
+        pod: injector.metadata.name.clone()?,
+        port: names::INJECTOR_PORT,
+    };
+    Some(show(client, &to, &format!("{}.{}.svc", names::INJECTOR, snapshot.control_namespace)).await)
+}
+
+async fn show(client: &kube::Client, to: &PodPort, name: &str) -> Fact<Chain> {
+    let shown = port_forward::handshake(client, to, name).await;
+    shown.map(|handshake| handshake.chain).map_err(|error| unread(&error))
 }
 
 #[cfg(test)]
