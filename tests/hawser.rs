@@ -3,6 +3,8 @@
 
 /// The binary as users run it: arguments in; stdout, stderr and exit code out.
 mod cli;
+/// The proofs: an installed mesh on a real Kubernetes.
+mod cluster;
 /// Roles and proxies on real sockets, without a cluster.
 mod mesh;
 /// What the tests share.

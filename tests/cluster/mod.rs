@@ -1,1 +1,12 @@
-//! The proofs: an installed mesh on a real Kubernetes.
+//! The proofs: an installed mesh on a real Kubernetes, and real pods in it.
+//!
+//! `make test-cluster` starts the cluster, loads the image, installs the mesh and runs these.
+
+mod bad_input;
+mod certify;
+mod encryption;
+mod mixed;
+mod outage;
+mod peers;
+mod pods;
+mod renewal;
