@@ -1,5 +1,5 @@
 //! The gRPC contract with proxies: the types of crate `linkerd2-proxy-api`, as the roles use them.
 
 pub use linkerd2_proxy_api::{
-    destination, grpc_route, http_route, http_types, identity, inbound, meta, net, opaque_route, outbound,
+    destination, grpc_route, http_route, http_types, identity, inbound, meta, net, opaque_route, outbound, tls_route,
 };

@@ -3,7 +3,6 @@
 pub mod connection;
 pub mod edges;
 pub mod endpoint;
-pub mod http_match;
 pub mod identity;
 pub mod places;
 pub mod policy;

@@ -5,7 +5,7 @@
 //!
 //! Start at [`best`]. Policies of servers use it ([`super::policy`]); routes of clients may as well.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use regex::Regex;
 
 /// The names a route is for.
@@ -70,7 +70,7 @@ struct Score {
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-enum HostScore {
+pub enum HostScore {
     #[default]
     Any,
     Suffix(usize),
@@ -103,7 +103,7 @@ pub fn best<'r, R, B>(
     rules: impl IntoIterator<Item = (&'r [HostMatch], &'r [RequestMatch], R)>,
     request: &http::Request<B>,
 ) -> Option<R> {
-    let host = host(request);
+    let host = host(request.uri(), request.headers());
     let mut best: Option<(Score, R)> = None;
     for (hosts, matches, rule) in rules {
         let Some(host) = score_host(hosts, host.as_deref()) else { continue };
@@ -121,18 +121,19 @@ pub fn best<'r, R, B>(
 }
 
 /// The name a request is for, in lower case and without port: of its URI, else of its `host` header.
-fn host<B>(request: &http::Request<B>) -> Option<String> {
-    let host = match request.uri().host() {
+pub fn host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let host = match uri.host() {
         Some(host) => host.to_owned(),
         None => {
-            let header = request.headers().get(http::header::HOST)?.to_str().ok()?;
+            let header = headers.get(http::header::HOST)?.to_str().ok()?;
             header.parse::<http::uri::Authority>().ok()?.host().to_owned()
         }
     };
     Some(host.trim_end_matches('.').to_ascii_lowercase())
 }
 
-fn score_host(hosts: &[HostMatch], host: Option<&str>) -> Option<HostScore> {
+/// How well `host` fits any of `hosts`; none where it does not. No hosts fit all, even no name.
+pub fn score_host(hosts: &[HostMatch], host: Option<&str>) -> Option<HostScore> {
     if hosts.is_empty() {
         return Some(HostScore::Any);
     }
@@ -213,7 +214,7 @@ impl GrpcMatch {
     }
 }
 
-fn have_headers(wanted: &[(HeaderName, ValueMatch<HeaderValue>)], headers: &http::HeaderMap) -> bool {
+fn have_headers(wanted: &[(HeaderName, ValueMatch<HeaderValue>)], headers: &HeaderMap) -> bool {
     wanted.iter().all(|(name, wanted)| {
         headers.get_all(name).iter().any(|value| match wanted {
             ValueMatch::Exact(exact) => exact == value,

@@ -17,14 +17,14 @@ use crate::wire::{grpc_route, http_route, http_types, inbound, meta, net};
 
 /// What of a `Server` message makes no sense.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Invalid {
+pub(in crate::proxy) enum Invalid {
     #[error("it lacks {0}")]
     Missing(&'static str),
     #[error("{what} {value:?} cannot be parsed")]
     Unparsable { what: &'static str, value: String },
 }
 
-fn unparsable(what: &'static str, value: impl std::fmt::Debug) -> Invalid {
+pub(in crate::proxy) fn unparsable(what: &'static str, value: impl std::fmt::Debug) -> Invalid {
     Invalid::Unparsable { what, value: format!("{value:?}") }
 }
 
@@ -158,7 +158,7 @@ fn or_default(routes: Vec<Route>, server: &[Authorization]) -> Arc<[Route]> {
     if routes.is_empty() { Arc::new([Route::default_of(server)]) } else { routes.into() }
 }
 
-fn host(host: http_route::HostMatch) -> Result<HostMatch, Invalid> {
+pub(in crate::proxy) fn host(host: http_route::HostMatch) -> Result<HostMatch, Invalid> {
     use http_route::host_match::Match;
     match host.r#match.ok_or(Invalid::Missing("the name of a host"))? {
         Match::Exact(name) => Ok(HostMatch::Exact(name.to_ascii_lowercase())),
@@ -170,7 +170,7 @@ fn host(host: http_route::HostMatch) -> Result<HostMatch, Invalid> {
     }
 }
 
-fn http_match(one: http_route::HttpRouteMatch) -> Result<RequestMatch, Invalid> {
+pub(in crate::proxy) fn http_match(one: http_route::HttpRouteMatch) -> Result<RequestMatch, Invalid> {
     use http_route::query_param_match::Value;
     let method = one
         .method
@@ -220,7 +220,7 @@ fn header_name(name: &str) -> Result<HeaderName, Invalid> {
     name.parse().map_err(|_| unparsable("header name", name))
 }
 
-fn grpc_match(one: grpc_route::GrpcRouteMatch) -> Result<RequestMatch, Invalid> {
+pub(in crate::proxy) fn grpc_match(one: grpc_route::GrpcRouteMatch) -> Result<RequestMatch, Invalid> {
     let named = |name: String| (!name.is_empty()).then_some(name);
     let rpc = one.rpc.unwrap_or_default();
     Ok(RequestMatch::Grpc(GrpcMatch {
@@ -241,7 +241,9 @@ fn http_filter(filter: inbound::http_route::Filter) -> Result<Filter, Invalid> {
                 ratio: ratio(failure.ratio)?,
             })
         }
-        Kind::RequestHeaderModifier(modifier) => header_modifier(modifier),
+        Kind::RequestHeaderModifier(edit) => {
+            header_modifier(edit.add, edit.set, &edit.remove).map(Filter::RequestHeaders)
+        }
         // Forwarding what should have been sent elsewhere would be worse than failing it.
         Kind::Redirect(_) => Ok(Filter::Fail {
             status: StatusCode::NOT_IMPLEMENTED,
@@ -259,11 +261,13 @@ fn grpc_filter(filter: inbound::grpc_route::Filter) -> Result<Filter, Invalid> {
             message: failure.message,
             ratio: ratio(failure.ratio)?,
         }),
-        Kind::RequestHeaderModifier(modifier) => header_modifier(modifier),
+        Kind::RequestHeaderModifier(edit) => {
+            header_modifier(edit.add, edit.set, &edit.remove).map(Filter::RequestHeaders)
+        }
     }
 }
 
-fn ratio(ratio: Option<http_route::Ratio>) -> Result<Ratio, Invalid> {
+pub(in crate::proxy) fn ratio(ratio: Option<http_route::Ratio>) -> Result<Ratio, Invalid> {
     match ratio {
         None => Ok(Ratio::ALWAYS),
         Some(http_route::Ratio { denominator: 0, .. }) => Err(unparsable("ratio", ratio)),
@@ -271,12 +275,16 @@ fn ratio(ratio: Option<http_route::Ratio>) -> Result<Ratio, Invalid> {
     }
 }
 
-fn header_modifier(modifier: http_route::RequestHeaderModifier) -> Result<Filter, Invalid> {
-    Ok(Filter::RequestHeaders(HeaderModifier {
-        add: headers(modifier.add)?,
-        set: headers(modifier.set)?,
-        remove: modifier.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
-    }))
+pub(in crate::proxy) fn header_modifier(
+    add: Option<http_types::Headers>,
+    set: Option<http_types::Headers>,
+    remove: &[String],
+) -> Result<HeaderModifier, Invalid> {
+    Ok(HeaderModifier {
+        add: headers(add)?,
+        set: headers(set)?,
+        remove: remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
+    })
 }
 
 fn headers(headers: Option<http_types::Headers>) -> Result<HeaderMap, Invalid> {

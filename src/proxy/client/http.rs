@@ -1,0 +1,369 @@
+//! HTTP to one endpoint: its connections, kept between requests.
+//!
+//! In: a request. Out: its response, or the request back when no byte of it was sent.
+//! HTTP/2 shares one connection per endpoint; HTTP/1 takes one per request under way, and keeps idle ones for a moment. HTTP/1 to
+//! a meshed endpoint travels in HTTP/2. What wants to become another protocol (`Upgrade`, `CONNECT`) gets an
+//! HTTP/1 connection of its own.
+//!
+//! Start at [`Client::send`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
+
+use super::{Connection, Connector, Error, Records};
+use crate::mesh::endpoint::{Hint, Server};
+use crate::mesh::{Endpoint, Protocol};
+use crate::proxy::http::cause;
+use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
+use crate::proxy::orig_proto;
+
+/// Idle HTTP/1 connections kept per endpoint; a burst of more finds the rest again by connecting.
+const HTTP1_IDLE_MAX: usize = 256;
+/// What one HTTP/2 stream, and all streams of a connection together, may have under way to us unread, where discovery said nothing:
+/// as the proxies of this mesh have it.
+const HTTP2_STREAM_WINDOW: u32 = 65_535;
+const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
+/// How often a request is tried on connections that turn out to have ended: once on what was kept, once on a new one.
+const CONNECTIONS_MAX: usize = 2;
+
+/// What reaches one endpoint of one authority.
+#[derive(Debug)]
+pub struct Client {
+    connector: Arc<Connector>,
+    pub endpoint: Endpoint,
+    authority: Option<Arc<str>>,
+    /// Made once: these label everything that goes to the endpoint.
+    labels: Labels,
+    pub requests: Requests,
+    http2: Mutex<Http2>,
+    http1: Mutex<Vec<Idle>>,
+}
+
+/// The shared connection.
+#[derive(Debug, Default)]
+enum Http2 {
+    #[default]
+    None,
+    /// All who need it wait for the same attempt.
+    Connecting(watch::Receiver<Option<Result<Shared, Arc<Error>>>>),
+    Open(Shared),
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    sender: http2::SendRequest<Incoming>,
+    /// Gone with the connection.
+    records: Weak<Records>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<Incoming>,
+    records: Weak<Records>,
+    since: Instant,
+}
+
+/// The head of a response, and the count of its request, which ends with the body.
+#[derive(Debug)]
+pub struct Answered {
+    pub response: Response<Incoming>,
+    pub started: Started,
+}
+
+/// In the extensions of a response to an upgrade: keeps the connection on record while it is carried on.
+#[derive(Clone, Debug)]
+pub struct Upgraded {
+    _records: Option<Arc<Records>>,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub enum Failed {
+    /// No byte was sent, so the request may go elsewhere.
+    Unsent { request: Box<Request<Incoming>>, error: Arc<Error> },
+    /// The server may have acted on it.
+    Lost(hyper::Error),
+}
+
+impl Client {
+    pub fn new(connector: Arc<Connector>, endpoint: Endpoint, authority: Option<Arc<str>>) -> Self {
+        let labels = connector.labels(&endpoint, authority.as_deref());
+        let requests =
+            connector.metrics.requests(Labels::direction(crate::mesh::connection::Direction::Outbound).and(&labels));
+        Self { connector, endpoint, authority, labels, requests, http2: Mutex::default(), http1: Mutex::default() }
+    }
+
+    /// Opens a connection of its own, to carry bytes blindly.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    pub async fn connect(&self, protocol: Protocol) -> Result<Connection, Error> {
+        self.connector.connect(&self.endpoint, protocol, self.authority.as_deref(), &self.labels).await
+    }
+
+    /// Says whether the endpoint can be reached again.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.connector.probe(&self.endpoint).await
+    }
+
+    /// Sends the request and waits for the head of its response. The request comes without the headers of the connection it came by,
+    /// but for those of an upgrade.
+    ///
+    /// # Errors
+    /// Where there is no response.
+    pub async fn send(self: &Arc<Self>, mut request: Request<Incoming>) -> Result<Answered, Failed> {
+        if request.version() == Version::HTTP_2 {
+            return self.send_http2(request).await;
+        }
+        if !orig_proto::may_upgrade(&request) {
+            return self.send_upgrade(request).await;
+        }
+        let version = request.version();
+        if !self.carries_http1_in_http2() {
+            if request.headers().contains_key(http::header::HOST) {
+                // Servers of 1.1 serve clients of 1.0, whose bodies hyper could not send on where their length is not known.
+                *request.version_mut() = Version::HTTP_11;
+            }
+            return self.send_http1(request).await;
+        }
+        orig_proto::upgrade_request(&mut request);
+        if request.uri().authority().is_none() {
+            // HTTP/2 has no place for a request that names no host, but for those forwarded from HTTP/1.
+            *request.version_mut() = version;
+        }
+        match self.send_http2(request).await {
+            Ok(mut answered) => {
+                orig_proto::downgrade_response(&mut answered.response, version);
+                Ok(answered)
+            }
+            Err(Failed::Unsent { mut request, error }) => {
+                *request.version_mut() = Version::HTTP_2;
+                orig_proto::downgrade_request(&mut request);
+                Err(Failed::Unsent { request, error })
+            }
+            Err(lost) => Err(lost),
+        }
+    }
+
+    fn carries_http1_in_http2(&self) -> bool {
+        self.endpoint.hint == Hint::Http2
+            && matches!(self.endpoint.server, Server::Meshed { .. })
+            && !self.connector.is_local(&self.endpoint)
+    }
+
+    async fn send_http2(self: &Arc<Self>, mut request: Request<Incoming>) -> Result<Answered, Failed> {
+        let mut attempt = 1;
+        loop {
+            let Shared { mut sender, records } = match self.shared().await {
+                Ok(shared) => shared,
+                Err(error) => return Err(Failed::Unsent { request: Box::new(request), error }),
+            };
+            let started = self.start(&records);
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(Answered { response, started }),
+                Err(failed) => match self.failed(failed, started) {
+                    Failed::Unsent { request: unsent, .. } if attempt < CONNECTIONS_MAX => request = *unsent,
+                    failed => return Err(failed),
+                },
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn send_http1(self: &Arc<Self>, mut request: Request<Incoming>) -> Result<Answered, Failed> {
+        let mut attempt = 1;
+        loop {
+            let kept = if attempt < CONNECTIONS_MAX { self.take_idle() } else { None };
+            let (mut sender, records) = match kept {
+                Some(idle) => (idle.sender, idle.records),
+                None => match self.connect_http1().await {
+                    Ok(connected) => connected,
+                    Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
+                },
+            };
+            let started = self.start(&records);
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    self.keep(sender, records);
+                    return Ok(Answered { response, started });
+                }
+                Err(failed) => match self.failed(failed, started) {
+                    Failed::Unsent { request: unsent, .. } if attempt < CONNECTIONS_MAX => request = *unsent,
+                    failed => return Err(failed),
+                },
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn send_upgrade(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answered, Failed> {
+        let (mut sender, records) = match self.connect_http1().await {
+            Ok(connected) => connected,
+            Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
+        };
+        let started = self.start(&records);
+        let open = records.upgrade();
+        match sender.try_send_request(request).await {
+            Ok(mut response) => {
+                response.extensions_mut().insert(Upgraded { _records: open });
+                Ok(Answered { response, started })
+            }
+            Err(failed) => Err(self.failed(failed, started)),
+        }
+    }
+
+    /// Counts a request that has a connection to go by.
+    fn start(&self, records: &Weak<Records>) -> Started {
+        if let Some(records) = records.upgrade() {
+            records.add_request();
+        }
+        self.requests.start()
+    }
+
+    fn failed(&self, mut failed: TrySendError<Request<Incoming>>, started: Started) -> Failed {
+        let unsent = failed.take_message();
+        let error = failed.into_error();
+        started.end(Outcome { status: 0, grpc_status: None, error: cause(&error).into() });
+        match unsent {
+            Some(request) => {
+                let error = Arc::new(Error::Http { address: self.endpoint.address, source: error });
+                Failed::Unsent { request: Box::new(request), error }
+            }
+            None => Failed::Lost(error),
+        }
+    }
+
+    /// The shared HTTP/2 connection, opened by whoever comes first.
+    async fn shared(self: &Arc<Self>) -> Result<Shared, Arc<Error>> {
+        let mut attempt = {
+            let mut http2 = lock(&self.http2);
+            match &*http2 {
+                Http2::Open(shared) if !shared.sender.is_closed() => return Ok(shared.clone()),
+                Http2::Connecting(attempt) => attempt.clone(),
+                Http2::None | Http2::Open(_) => {
+                    let (tell, attempt) = watch::channel(None);
+                    *http2 = Http2::Connecting(attempt.clone());
+                    // A task of its own: the one who asked first may go away, and others wait too.
+                    let client = self.clone();
+                    self.connector.drain.spawn(async move {
+                        let outcome = client.connect_http2().await.map_err(Arc::new);
+                        *lock(&client.http2) = match &outcome {
+                            Ok(shared) => Http2::Open(shared.clone()),
+                            Err(_) => Http2::None,
+                        };
+                        tell.send_replace(Some(outcome));
+                    });
+                    attempt
+                }
+            }
+        };
+        let outcome = attempt.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            // The task always tells, unless it was cut off with the process.
+            Ok(None) | Err(_) => Err(Arc::new(Error::Timeout {
+                address: self.endpoint.address,
+                timeout: self.connector.options.connect_timeout,
+            })),
+        }
+    }
+
+    async fn connect_http2(&self) -> Result<Shared, Error> {
+        let Connection { stream, records, .. } = self.connect(Protocol::Http2).await?;
+        let settings = &self.endpoint.http2;
+        let mut builder = http2::Builder::new(self.connector.drain.clone());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(settings.stream_window.unwrap_or(HTTP2_STREAM_WINDOW))
+            .initial_connection_window_size(settings.connection_window.unwrap_or(HTTP2_CONNECTION_WINDOW));
+        if settings.adaptive_window {
+            builder.adaptive_window(true);
+        }
+        if let Some((interval, timeout)) = settings.keepalive {
+            builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
+        }
+        let begun = builder.handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
+        let records = Arc::new(records);
+        let shared = Shared { sender, records: Arc::downgrade(&records) };
+        let address = self.endpoint.address;
+        self.connector.drain.spawn(async move {
+            let ended = connection.await;
+            close(records, ended, address);
+        });
+        Ok(shared)
+    }
+
+    async fn connect_http1(&self) -> Result<(http1::SendRequest<Incoming>, Weak<Records>), Error> {
+        let Connection { stream, records, .. } = self.connect(Protocol::Http1).await?;
+        let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
+        let records = Arc::new(records);
+        let weak = Arc::downgrade(&records);
+        let address = self.endpoint.address;
+        self.connector.drain.spawn(async move {
+            // An upgraded connection goes on in the hands of whoever took it, with [`Upgraded`] its records.
+            let ended = connection.with_upgrades().await;
+            close(records, ended, address);
+        });
+        Ok((sender, weak))
+    }
+
+    fn take_idle(&self) -> Option<Idle> {
+        let mut idle = lock(&self.http1);
+        // The latest kept is the least likely to have been closed by the server.
+        while let Some(kept) = idle.pop() {
+            if kept.sender.is_ready() && kept.since.elapsed() < self.connector.options.http1_idle_timeout {
+                return Some(kept);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection once its response has been read.
+    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<Incoming>, records: Weak<Records>) {
+        let client = Arc::downgrade(self);
+        let drain = self.connector.drain.clone();
+        self.connector.drain.spawn(async move {
+            if sender.ready().await.is_err() || drain.has_started() {
+                return;
+            }
+            let Some(client) = client.upgrade() else { return };
+            let mut idle = lock(&client.http1);
+            if idle.len() < HTTP1_IDLE_MAX {
+                idle.push(Idle { sender, records, since: Instant::now() });
+            }
+        });
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub fn sweep(&self) {
+        let timeout = self.connector.options.http1_idle_timeout;
+        lock(&self.http1).retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < timeout);
+    }
+}
+
+fn close(records: Arc<Records>, ended: hyper::Result<()>, address: std::net::SocketAddr) {
+    let Err(error) = ended else { return };
+    tracing::debug!(%address, %error, "a connection to an endpoint ended");
+    if let Ok(mut records) = Arc::try_unwrap(records) {
+        let kind = match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+            Some(source) => source.kind(),
+            None => std::io::ErrorKind::Other,
+        };
+        records.failed(&kind.into());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

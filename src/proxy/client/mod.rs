@@ -1,0 +1,299 @@
+//! Connects to endpoints: TCP, then mesh TLS where discovery named an identity, then the transport header.
+//!
+//! In: an endpoint and what will be spoken with it. Out: a [`Connection`], listed in the connection table with what its
+//! handshake measured, or with the reason why it is plaintext. An endpoint with an identity is reached with TLS or not at all.
+//!
+//! Start at [`Connector::connect`]. [`http`] keeps connections for requests.
+
+pub mod http;
+mod stream;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+pub use stream::Stream;
+
+use super::connections::{Entry, Opened, Table};
+use super::metrics::{Labels, Metrics, Transport};
+use super::settings::Settings;
+use super::tls::{self, Tls};
+use super::transport_header::Header;
+use crate::mesh::connection::{Direction, PlaintextReason, Security};
+use crate::mesh::endpoint::{Hint, Server};
+use crate::mesh::{Endpoint, Identity, Protocol};
+use crate::net::counted::Counted;
+use crate::net::drain::Drain;
+
+/// What connecting needs to know of this pod.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Of TCP, TLS and the transport header together.
+    pub connect_timeout: Duration,
+    pub keepalive: Option<Duration>,
+    pub user_timeout: Option<Duration>,
+    pub http1_idle_timeout: Duration,
+    /// The addresses of this pod: endpoints there are this pod's own app.
+    pub local_ips: Vec<IpAddr>,
+    /// Where this proxy listens: connecting there from here would go round in circles.
+    pub own_ports: Vec<u16>,
+    /// For tests, whose servers are on loopback. In a pod, loopback is what only its own containers should reach: an endpoint
+    /// there is a mistake or an attack. No setting leads here.
+    pub may_dial_loopback: bool,
+}
+
+impl From<&Settings> for Options {
+    fn from(settings: &Settings) -> Self {
+        let outbound = &settings.outbound;
+        let given = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        let listeners = [settings.inbound.inbound_listen_addr];
+        let own_ports = listeners.into_iter().chain(settings.outbound_listen_addrs()).map(|address| address.port());
+        Self {
+            connect_timeout: outbound.outbound_connect_timeout,
+            keepalive: given(outbound.outbound_connect_keepalive),
+            user_timeout: given(outbound.outbound_connect_user_timeout),
+            http1_idle_timeout: outbound.outbound_http1_connection_pool_idle_timeout,
+            local_ips: settings.inbound.inbound_ips.clone(),
+            own_ports: own_ports.collect(),
+            may_dial_loopback: false,
+        }
+    }
+}
+
+/// Opens connections to endpoints.
+#[derive(Debug)]
+pub struct Connector {
+    pub options: Options,
+    pub tls: Tls,
+    pub connections: Table,
+    pub metrics: Metrics,
+    pub drain: Drain,
+}
+
+/// An open connection; dropping it closes it, in the table too.
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: Counted<Stream>,
+    pub records: Records,
+    /// How long it took to be there.
+    pub took: Duration,
+}
+
+/// Where a connection is on record for as long as it is open.
+#[derive(Debug)]
+pub struct Records {
+    /// None where the connection does not leave the pod.
+    entry: Option<Entry>,
+    transport: Transport,
+}
+
+/// Why an endpoint was not reached. No byte of the app's has been sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot connect to {address}")]
+    Connect {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot send the transport header to {address}")]
+    Header {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot begin HTTP with {address}")]
+    Http {
+        address: SocketAddr,
+        #[source]
+        source: hyper::Error,
+    },
+    #[error("refusing to connect to {0}: a loopback address is no endpoint")]
+    Loopback(SocketAddr),
+    #[error("refusing to connect to {0}: it is this very proxy")]
+    Loop(SocketAddr),
+    #[error("connecting to {address} took more than {timeout:?}")]
+    Timeout { address: SocketAddr, timeout: Duration },
+    #[error("cannot make a mesh connection to {identity} at {address}")]
+    Tls {
+        address: SocketAddr,
+        identity: Identity,
+        #[source]
+        source: tls::Error,
+    },
+    #[error("refusing to connect to {address}: its identity {identity:?} cannot be verified")]
+    Unverifiable { address: SocketAddr, identity: String },
+}
+
+impl Connector {
+    /// What is known of a connection to `endpoint` before there is one: whether and why it will be plaintext.
+    fn plaintext_reason(&self, endpoint: &Endpoint) -> Option<PlaintextReason> {
+        match endpoint.server {
+            _ if self.is_local(endpoint) => Some(PlaintextReason::Loopback),
+            Server::Unmeshed => Some(PlaintextReason::NotProvidedByServiceDiscovery),
+            Server::Meshed { .. } | Server::Unverifiable(_) => None,
+        }
+    }
+
+    /// Whether the endpoint is this pod's own app.
+    pub fn is_local(&self, endpoint: &Endpoint) -> bool {
+        self.options.local_ips.contains(&endpoint.address.ip())
+    }
+
+    /// The labels of everything that goes to `endpoint`: who it is, and how it is secured.
+    pub fn labels(&self, endpoint: &Endpoint, authority: Option<&str>) -> Labels {
+        let tls = match (&endpoint.server, self.plaintext_reason(endpoint)) {
+            (_, Some(reason)) => Labels::tls(Direction::Outbound, &Security::Plaintext { reason }),
+            (Server::Meshed { identity, .. }, None) => {
+                Labels::new([("tls", "true".to_owned()), ("server_id", identity.to_string())])
+            }
+            (_, None) => Labels::new([("tls", "true")]),
+        };
+        let authority = Labels::new(authority.map(|authority| ("authority", authority.to_owned())));
+        let destination = endpoint.labels.iter().map(|(name, value)| (format!("dst_{name}"), value.clone()));
+        authority.and(&Labels::target(endpoint.address)).and(&tls).and(&Labels::new(destination))
+    }
+
+    /// Connects to `endpoint`, to speak `protocol` to the app behind it. `labels` are [`Self::labels`], made once.
+    ///
+    /// # Errors
+    /// Where the endpoint is not reached in time, or does not prove to be who it should be.
+    pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        protocol: Protocol,
+        authority: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Connection, Error> {
+        let began_at = Instant::now();
+        let secured = self.in_time(endpoint, self.secure(endpoint, Some(protocol))).await?;
+        let Secured { stream, client, server, security } = secured;
+        let entry = (!self.is_local(endpoint)).then(|| {
+            self.connections.open(Opened {
+                direction: Direction::Outbound,
+                client,
+                server,
+                target: endpoint.address,
+                authority: authority.map(Into::into),
+                protocol,
+                security,
+                labels: endpoint.labels.clone(),
+            })
+        });
+        let peer = Labels::direction(Direction::Outbound).and(&Labels::new([("peer", "dst")]));
+        let transport = self.metrics.transport(&peer.and(labels));
+        let counts = entry.as_ref().map(Entry::counts).unwrap_or_default();
+        let stream = Counted::new(stream, counts, transport.totals());
+        Ok(Connection { stream, records: Records { entry, transport }, took: began_at.elapsed() })
+    }
+
+    /// Says whether `endpoint` can be reached again. Nothing of it comes to the app's notice.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn probe(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        self.in_time(endpoint, self.secure(endpoint, None)).await.map(drop)
+    }
+
+    async fn in_time<T>(&self, endpoint: &Endpoint, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let timeout = self.options.connect_timeout;
+        let late = |_| Error::Timeout { address: endpoint.address, timeout };
+        tokio::time::timeout(timeout, work).await.map_err(late)?
+    }
+
+    /// Connects and proves; with a `protocol`, tells the peer's proxy where to take it.
+    async fn secure(&self, endpoint: &Endpoint, protocol: Option<Protocol>) -> Result<Secured, Error> {
+        if let Some(reason) = self.plaintext_reason(endpoint) {
+            let stream = self.dial(endpoint.address).await?;
+            let (client, server) = addresses(&stream, endpoint.address)?;
+            let security = Security::Plaintext { reason };
+            return Ok(Secured { stream: Stream::Plain(stream), client, server, security });
+        }
+        let (identity, server_name) = match &endpoint.server {
+            Server::Meshed { identity, server_name } => (identity, server_name),
+            Server::Unmeshed => return Err(Error::Loop(endpoint.address)),
+            Server::Unverifiable(identity) => {
+                return Err(Error::Unverifiable { address: endpoint.address, identity: identity.clone() });
+            }
+        };
+        let header = match (&endpoint.authority_override, endpoint.header_port) {
+            // A gateway's address is that of its proxy already.
+            (Some((name, port)), _) => Some((endpoint.address.port(), *port, Some(name.as_str()))),
+            (None, Some(header_port)) => Some((header_port, endpoint.address.port(), None)),
+            (None, None) => None,
+        };
+        let port = header.map_or(endpoint.address.port(), |(port, ..)| port);
+        let address = SocketAddr::new(endpoint.address.ip(), port);
+        let stream = self.dial(address).await?;
+        let (client, server) = addresses(&stream, address)?;
+        let connected = self
+            .tls
+            .connect(stream, identity, server_name, header.is_some())
+            .await
+            .map_err(|source| Error::Tls { address, identity: identity.clone(), source })?;
+        let mut stream = connected.stream;
+        if let (Some((_, port, name)), Some(protocol), true) = (header, protocol, connected.transport_header) {
+            let header = Header { port, name: name.map(Into::into), protocol: said(endpoint, protocol) };
+            stream.write_all(&header.encode()).await.map_err(|source| Error::Header { address, source })?;
+        }
+        let security = Security::Mutual(connected.tls);
+        Ok(Secured { stream: Stream::Tls(Box::new(stream)), client, server, security })
+    }
+
+    async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Error> {
+        let ip = address.ip().to_canonical();
+        if (ip.is_loopback() || ip.is_unspecified()) && !self.options.may_dial_loopback {
+            return Err(Error::Loopback(address));
+        }
+        if self.options.local_ips.contains(&ip) && self.options.own_ports.contains(&address.port()) {
+            return Err(Error::Loop(address));
+        }
+        let failed = |source| Error::Connect { address, source };
+        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let socket = SockRef::from(&stream);
+        if let Some(keepalive) = self.options.keepalive {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive)).map_err(failed)?;
+        }
+        if self.options.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.options.user_timeout).map_err(failed)?;
+        }
+        Ok(stream)
+    }
+}
+
+struct Secured {
+    stream: Stream,
+    client: SocketAddr,
+    server: SocketAddr,
+    security: Security,
+}
+
+/// What the transport header says will be spoken. A server that wants its bytes carried blindly must not be told: its proxy
+/// would look for HTTP routes that an opaque port does not have.
+fn said(endpoint: &Endpoint, protocol: Protocol) -> Protocol {
+    if endpoint.hint == Hint::Opaque { Protocol::Opaque } else { protocol }
+}
+
+fn addresses(stream: &TcpStream, address: SocketAddr) -> Result<(SocketAddr, SocketAddr), Error> {
+    let failed = |source| Error::Connect { address, source };
+    Ok((stream.local_addr().map_err(failed)?, stream.peer_addr().map_err(failed)?))
+}
+
+impl Records {
+    /// Counts one HTTP request.
+    pub fn add_request(&self) {
+        if let Some(entry) = &self.entry {
+            entry.add_request();
+        }
+    }
+
+    /// Notes why the connection is about to end.
+    pub fn failed(&mut self, error: &io::Error) {
+        self.transport.failed(error);
+    }
+}

@@ -1,0 +1,523 @@
+//! What the control plane says of the targets that the app connects to, kept while it is used.
+//!
+//! In: the address an app connected to. Out: a [`Target`], whose [`Plan`] says which protocol, routes and backends it has, always the
+//! latest that is known. Two questions are asked about each address, at once: its profile (what a single pod is, what is
+//! opaque) and its policy (the routes of a service); and one about each authority that a policy balances over: its endpoints.
+//!
+//! When the control plane is away, what was known stays in force, and is not forgotten for lack of use either. An address nobody has told
+//! us about is then waited for, and after that:
+//!
+//! - inside the networks of the cluster it is refused. It may be meshed, and plaintext would be exactly what the mesh promises
+//!   not to send;
+//! - outside of them nobody is meshed, so it is forwarded as it is.
+//!
+//! Both are counted, in `hawser_outbound_undiscovered_total`. Start at [`Discovery::discover`].
+
+pub mod endpoints;
+mod lookups;
+pub mod plan;
+mod wire;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::client::GrpcService;
+use tonic::codegen::{Body, Bytes, StdError};
+use tonic::{Code, Response, Status, Streaming};
+
+use self::lookups::{Lookup, Lookups};
+use self::plan::Plan;
+use super::backend::{Backend, Spec};
+use super::client::Connector;
+use super::metrics::Labels;
+use super::settings::{self, Networks};
+use super::subscription::{self, Event, Limits};
+use crate::mesh::Endpoint;
+use crate::wire::destination::destination_client::DestinationClient;
+use crate::wire::destination::{DestinationProfile, GetDestination, Update};
+use crate::wire::outbound::outbound_policies_client::OutboundPoliciesClient;
+use crate::wire::outbound::{OutboundPolicy, TrafficSpec, traffic_spec};
+
+/// Targets known at a time: each is two streams of the control plane, and an app that scans addresses must not open them without end.
+const TARGETS_MAX: usize = 10_000;
+/// How long a connection into the cluster waits to be told about: the control plane restarts in less, and apps give up not much later.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection out of the cluster waits: all it can gain is a policy about its like.
+const EXTERNAL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a policy waits for the profile beside it, which at most says that its port is opaque.
+const PROFILE_PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked what is not used any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What discovery needs to know from the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who asks for profiles and endpoints, passed on as it is.
+    pub context: String,
+    /// Who asks for policies, passed on as it is.
+    pub workload: String,
+    /// The networks of the cluster, whose addresses have profiles. None given: any address may be one of the cluster.
+    pub networks: Networks,
+    /// How long a target that nobody uses stays known.
+    pub idle_timeout: Duration,
+    /// How long requests and connections wait for an endpoint.
+    pub failfast: Duration,
+    pub limits: Limits,
+    pub cluster_patience: Duration,
+}
+
+impl From<&settings::Settings> for Settings {
+    fn from(settings: &settings::Settings) -> Self {
+        let (control, outbound) = (&settings.control, &settings.outbound);
+        Self {
+            context: control.destination_context.clone(),
+            workload: control.policy_workload.clone(),
+            networks: control.destination_profile_networks.clone(),
+            idle_timeout: outbound.outbound_discovery_idle_timeout,
+            failfast: outbound.outbound_http_failfast_timeout,
+            limits: Limits {
+                initial: control.control_stream_initial_timeout,
+                idle: control.control_stream_idle_timeout,
+                lifetime: control.control_stream_lifetime,
+            },
+            cluster_patience: CLUSTER_PATIENCE,
+        }
+    }
+}
+
+/// All targets that are known. Clones are the same.
+#[derive(Clone)]
+pub struct Discovery(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    control: Control,
+    connector: Arc<Connector>,
+    targets: Mutex<HashMap<SocketAddr, Known>>,
+    /// By authority: services with several addresses share the connections to their endpoints.
+    balances: Mutex<HashMap<String, Weak<Backend>>>,
+    /// How many streams of the control plane are interrupted now.
+    interrupted: Gauge,
+    undiscovered: Family<Labels, Counter>,
+}
+
+struct Known {
+    target: Arc<Target>,
+    /// Since when nobody has held it, as noticed by the sweep.
+    idle_since: Option<Instant>,
+}
+
+/// An address the app connects to. What holds it keeps it known.
+pub struct Target {
+    pub address: SocketAddr,
+    state: Arc<TargetState>,
+    /// Ends the streams about it.
+    _stop: DropGuard,
+}
+
+struct TargetState {
+    plan: watch::Sender<Option<Arc<Plan>>>,
+    lookups: Mutex<Lookups>,
+}
+
+/// A target that can be used.
+#[derive(Clone)]
+pub struct Discovered {
+    pub target: Arc<Target>,
+    /// What is done as long as nothing is known.
+    fallback: Option<Arc<Plan>>,
+    first: Arc<Plan>,
+}
+
+/// Why a target cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the control plane has not said within {patience:?} what {address} is")]
+    Undiscovered { address: SocketAddr, patience: Duration },
+    #[error("{TARGETS_MAX} targets are in use already")]
+    TooMany,
+}
+
+type Answer<T> = BoxFuture<'static, Result<Response<Streaming<T>>, Status>>;
+type Ask<Q, T> = Box<dyn Fn(Q) -> Answer<T> + Send + Sync>;
+
+/// What can be asked.
+struct Control {
+    profile: Ask<GetDestination, DestinationProfile>,
+    policy: Ask<TrafficSpec, OutboundPolicy>,
+    endpoints: Ask<GetDestination, Update>,
+}
+
+impl Discovery {
+    /// Asks over these channels. Runs until the drain of `connector` starts.
+    pub fn new<D, P>(destination: D, policy: P, settings: Settings, connector: Arc<Connector>) -> Self
+    where
+        D: GrpcService<tonic::body::Body> + Clone + Send + Sync + 'static,
+        D::Future: Send,
+        D::Error: Into<StdError>,
+        D::ResponseBody: Body<Data = Bytes> + Send + 'static,
+        <D::ResponseBody as Body>::Error: Into<StdError> + Send,
+        P: GrpcService<tonic::body::Body> + Clone + Send + Sync + 'static,
+        P::Future: Send,
+        P::Error: Into<StdError>,
+        P::ResponseBody: Body<Data = Bytes> + Send + 'static,
+        <P::ResponseBody as Body>::Error: Into<StdError> + Send,
+    {
+        let profile = DestinationClient::new(destination);
+        let endpoints = profile.clone();
+        let policy = OutboundPoliciesClient::new(policy);
+        let control = Control {
+            profile: Box::new(move |question| {
+                let mut client = profile.clone();
+                Box::pin(async move { client.get_profile(question).await })
+            }),
+            policy: Box::new(move |question| {
+                let mut client = policy.clone();
+                Box::pin(async move { client.watch(question).await })
+            }),
+            endpoints: Box::new(move |question| {
+                let mut client = endpoints.clone();
+                Box::pin(async move { client.get(question).await })
+            }),
+        };
+        let (interrupted, undiscovered) = (Gauge::default(), Family::default());
+        {
+            let mut registry = connector.metrics.registry();
+            registry.register(
+                "hawser_outbound_discovery_interrupted",
+                "Streams of the control plane that are down now, so that what they said before is in force",
+                interrupted.clone(),
+            );
+            registry.register(
+                "hawser_outbound_undiscovered",
+                "Connections to targets of which the control plane had not told, and what was done with them",
+                undiscovered.clone(),
+            );
+        }
+        let shared = Arc::new(Shared {
+            settings,
+            control,
+            connector,
+            targets: Mutex::default(),
+            balances: Mutex::default(),
+            interrupted,
+            undiscovered,
+        });
+        let sweeping = shared.clone();
+        shared.connector.drain.spawn(async move { sweeping.sweep().await });
+        Self(shared)
+    }
+
+    /// Finds out what `address` is, and what is to be done with connections to it.
+    ///
+    /// # Errors
+    /// Where it is not known in time, and may not be forwarded blindly.
+    pub async fn discover(&self, address: SocketAddr) -> Result<Discovered, Error> {
+        let shared = &self.0;
+        let target = shared.target(address)?;
+        let is_external = !shared.settings.networks.0.is_empty() && !shared.settings.networks.contains(address.ip());
+        let patience = match is_external {
+            true => EXTERNAL_PATIENCE.min(shared.settings.cluster_patience),
+            false => shared.settings.cluster_patience,
+        };
+        let mut plan = target.state.plan.subscribe();
+        let told = tokio::time::timeout(patience, plan.wait_for(Option::is_some)).await;
+        let told = told.ok().and_then(Result::ok).and_then(|plan| plan.clone());
+        if let Some(first) = told {
+            return Ok(Discovered { target, fallback: None, first });
+        }
+        let action = if is_external { "forwarded" } else { "refused" };
+        shared.undiscovered.get_or_create(&Labels::new([("action", action)])).inc();
+        if !is_external {
+            return Err(Error::Undiscovered { address, patience });
+        }
+        let plain = wire::forward_plan(Endpoint::plain(address), false, &mut |spec| shared.backend(spec, &[]));
+        let plain = Arc::new(plain);
+        Ok(Discovered { target, fallback: Some(plain.clone()), first: plain })
+    }
+}
+
+impl Discovered {
+    /// What is to be done now.
+    pub fn plan(&self) -> Arc<Plan> {
+        let latest = self.target.state.plan.borrow().clone();
+        latest.or_else(|| self.fallback.clone()).unwrap_or_else(|| self.first.clone())
+    }
+}
+
+impl Shared {
+    fn target(self: &Arc<Self>, address: SocketAddr) -> Result<Arc<Target>, Error> {
+        let mut targets = lock(&self.targets);
+        if let Some(known) = targets.get_mut(&address) {
+            known.idle_since = None;
+            return Ok(known.target.clone());
+        }
+        if targets.len() >= TARGETS_MAX {
+            let idle = targets.iter().filter(|(_, known)| Arc::strong_count(&known.target) == 1);
+            let longest = idle.min_by_key(|(_, known)| known.idle_since.map_or((1, None), |since| (0, Some(since))));
+            let address = longest.map(|(address, _)| *address).ok_or(Error::TooMany)?;
+            targets.remove(&address);
+        }
+        let is_clustered = self.settings.networks.contains(address.ip());
+        let profile = if is_clustered { Lookup::Pending } else { Lookup::None };
+        let state = Arc::new(TargetState {
+            plan: watch::Sender::new(None),
+            lookups: Mutex::new(Lookups::new(address, profile)),
+        });
+        let stop = CancellationToken::new();
+        let (shared, looked_up, stopped) = (self.clone(), state.clone(), stop.clone());
+        self.connector.drain.spawn(async move {
+            tokio::select! {
+                () = shared.look_up(address, is_clustered, &looked_up) => {}
+                () = stopped.cancelled() => {}
+                () = shared.connector.drain.started() => {}
+            }
+        });
+        let target = Arc::new(Target { address, state, _stop: stop.drop_guard() });
+        targets.insert(address, Known { target: target.clone(), idle_since: None });
+        Ok(target)
+    }
+
+    /// Follows what is said of a target, for as long as it is polled.
+    async fn look_up(self: &Arc<Self>, address: SocketAddr, is_clustered: bool, state: &TargetState) {
+        let profile = async {
+            if !is_clustered {
+                return;
+            }
+            let question = GetDestination {
+                path: address.to_string(),
+                context_token: self.settings.context.clone(),
+                ..Default::default()
+            };
+            let mut interrupted = Interrupted::new(&self.interrupted);
+            let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
+            let refused = subscription::follow(
+                self.settings.limits,
+                is_final,
+                || (self.control.profile)(question.clone()),
+                |event| match event {
+                    Event::Message(profile) => {
+                        interrupted.set(false);
+                        self.replan(state, |lookups| lookups.profile(profile));
+                    }
+                    Event::Interrupted(status) => {
+                        tracing::debug!(%address, %status, "the profile of a target is interrupted");
+                        interrupted.set(true);
+                    }
+                },
+            )
+            .await;
+            tracing::debug!(%address, status = %refused, "a target has no profile");
+            interrupted.set(false);
+            self.replan(state, Lookups::no_profile);
+        };
+        let policy = async {
+            let target = Some(traffic_spec::Target::Addr(address.into()));
+            let question = TrafficSpec { source_workload: self.settings.workload.clone(), target };
+            let mut interrupted = Interrupted::new(&self.interrupted);
+            let is_final = |code| {
+                matches!(code, Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::Unimplemented)
+            };
+            let refused = subscription::follow(
+                self.settings.limits,
+                is_final,
+                || (self.control.policy)(question.clone()),
+                |event| match event {
+                    Event::Message(policy) => {
+                        interrupted.set(false);
+                        self.replan(state, |lookups| lookups.policy(policy));
+                    }
+                    Event::Interrupted(status) => {
+                        tracing::debug!(%address, %status, "the policy of a target is interrupted");
+                        interrupted.set(true);
+                    }
+                },
+            )
+            .await;
+            interrupted.set(false);
+            self.replan(state, |lookups| lookups.no_policy(&refused));
+        };
+        let patience = async {
+            // Only from the policy on: without one the profile is all there is.
+            let mut plan = state.lookups_changed();
+            while !lock(&state.lookups).has_policy() {
+                if plan.changed().await.is_err() {
+                    return;
+                }
+            }
+            tokio::time::sleep(PROFILE_PATIENCE).await;
+            self.replan(state, Lookups::profile_is_late);
+        };
+        tokio::join!(profile, policy, patience);
+    }
+
+    /// Learns something of a target, and makes the plan that follows from it.
+    fn replan(self: &Arc<Self>, state: &TargetState, learn: impl FnOnce(&mut Lookups)) {
+        let mut lookups = lock(&state.lookups);
+        learn(&mut lookups);
+        let before = state.plan.borrow().clone();
+        let held = before.as_ref().map(|plan| plan.backends.as_slice()).unwrap_or_default();
+        let plan = lookups.plan(&mut |spec| self.backend(spec, held));
+        drop(lookups);
+        match plan {
+            Some(plan) => drop(state.plan.send_replace(Some(Arc::new(plan)))),
+            // Wakes those who watch what has been looked up.
+            None => state.plan.send_modify(|_| {}),
+        }
+    }
+
+    /// The backend that `spec` says: one that is `held` already or in use for another target, else a new one.
+    fn backend(self: &Arc<Self>, spec: Spec, held: &[Arc<Backend>]) -> Arc<Backend> {
+        if let Some(backend) = held.iter().find(|backend| backend.spec == spec) {
+            return backend.clone();
+        }
+        let Spec::Balance { authority, .. } = &spec else {
+            return Arc::new(Backend::new(spec, self.connector.clone(), self.settings.failfast));
+        };
+        let authority = authority.clone();
+        let mut balances = lock(&self.balances);
+        if let Some(backend) = balances.get(&authority).and_then(Weak::upgrade)
+            && backend.spec == spec
+        {
+            return backend;
+        }
+        let backend = Arc::new(Backend::new(spec, self.connector.clone(), self.settings.failfast));
+        balances.insert(authority.clone(), Arc::downgrade(&backend));
+        drop(balances);
+        let (shared, weak, stopped) = (self.clone(), Arc::downgrade(&backend), backend.stopped());
+        self.connector.drain.spawn(async move {
+            tokio::select! {
+                () = shared.follow_endpoints(authority, weak) => {}
+                () = stopped.cancelled() => {}
+                () = shared.connector.drain.started() => {}
+            }
+        });
+        backend
+    }
+
+    async fn follow_endpoints(&self, authority: String, backend: Weak<Backend>) {
+        let question = GetDestination {
+            path: authority.clone(),
+            context_token: self.settings.context.clone(),
+            ..Default::default()
+        };
+        let mut interrupted = Interrupted::new(&self.interrupted);
+        // The stock control plane says nothing at all of a service without endpoints: silence is no reason to ask again.
+        let limits = Limits { initial: None, idle: None, ..self.settings.limits };
+        let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
+        let refused = subscription::follow(
+            limits,
+            is_final,
+            || {
+                if let Some(backend) = backend.upgrade() {
+                    backend.updates_anew();
+                }
+                (self.control.endpoints)(question.clone())
+            },
+            |event| match event {
+                Event::Message(update) => {
+                    interrupted.set(false);
+                    if let Some(backend) = backend.upgrade() {
+                        backend.update(update);
+                    }
+                }
+                Event::Interrupted(status) => {
+                    tracing::debug!(authority, %status, "the endpoints of a service are interrupted");
+                    interrupted.set(true);
+                }
+            },
+        )
+        .await;
+        interrupted.set(false);
+        tracing::info!(authority, status = %refused, "a service has no endpoints that the control plane would tell");
+        if let Some(backend) = backend.upgrade() {
+            backend.refuse(refused.to_string());
+        }
+    }
+
+    /// Forgets what nobody uses any more, until the drain starts; then everything, so that connections end with their last request.
+    async fn sweep(&self) {
+        let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = self.connector.drain.started() => break,
+            }
+            let now = Instant::now();
+            // With the control plane away, nothing that is forgotten could be learnt again.
+            let may_forget = self.interrupted.get() == 0;
+            let mut forgotten = Vec::new();
+            lock(&self.targets).retain(|_, known| {
+                if let Some(plan) = &*known.target.state.plan.borrow() {
+                    plan.backends.iter().for_each(|backend| backend.sweep());
+                }
+                if Arc::strong_count(&known.target) > 1 {
+                    known.idle_since = None;
+                    return true;
+                }
+                let idle_since = *known.idle_since.get_or_insert(now);
+                let is_forgotten = may_forget && now.duration_since(idle_since) >= self.settings.idle_timeout;
+                if is_forgotten {
+                    forgotten.push(known.target.clone());
+                }
+                !is_forgotten
+            });
+            lock(&self.balances).retain(|_, backend| backend.strong_count() > 0);
+        }
+        lock(&self.targets).clear();
+    }
+}
+
+impl TargetState {
+    /// Wakes on everything that is learnt.
+    fn lookups_changed(&self) -> watch::Receiver<Option<Arc<Plan>>> {
+        self.plan.subscribe()
+    }
+}
+
+/// One stream's part in the count of those that are interrupted.
+struct Interrupted<'a> {
+    count: &'a Gauge,
+    is: bool,
+}
+
+impl<'a> Interrupted<'a> {
+    fn new(count: &'a Gauge) -> Self {
+        Self { count, is: false }
+    }
+
+    fn set(&mut self, is: bool) {
+        match (self.is, is) {
+            (false, true) => drop(self.count.inc()),
+            (true, false) => drop(self.count.dec()),
+            _ => {}
+        }
+        self.is = is;
+    }
+}
+
+impl Drop for Interrupted<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Target").field(&self.address).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

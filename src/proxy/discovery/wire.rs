@@ -1,0 +1,344 @@
+//! Turns what the control plane says into endpoints and plans.
+//!
+//! Messages are judged as strictly as they deserve: an endpoint that makes no sense is left out, a policy that makes no sense becomes
+//! [`Protocol::Invalid`], under which every request fails. Sending requests somewhere by half a policy would be worse.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::plan::{
+    Distribution, Failure, HttpFilter, HttpRoute, HttpRoutes, HttpRule, NewPath, Plan, Protocol, Redirect, Refusal,
+    RouteBackend, TcpRoute, TcpRoutes, TcpRule,
+};
+use crate::mesh::Endpoint;
+use crate::mesh::endpoint::{Hint, Http2Client, Server};
+use crate::mesh::route::HostMatch;
+use crate::proxy::backend::{Backend, Spec};
+use crate::proxy::balance::Ewma;
+use crate::proxy::policy::convert::{self, Invalid};
+use crate::wire::destination::{self, Http2ClientParams, WeightedAddr, protocol_hint, tls_identity};
+use crate::wire::outbound::proxy_protocol::{Detect, Kind};
+use crate::wire::outbound::{self, OutboundPolicy, backend};
+use crate::wire::{http_route, net, opaque_route, tls_route};
+
+/// An IP address and a port other than 0.
+pub(super) fn socket_address(address: net::TcpAddress) -> Option<SocketAddr> {
+    let ip = address.ip?.try_into().ok()?;
+    let port = u16::try_from(address.port).ok().filter(|port| *port != 0)?;
+    Some(SocketAddr::new(ip, port))
+}
+
+/// One endpoint of a set with `set_labels`; none where it has no address.
+pub(super) fn endpoint(said: WeightedAddr, set_labels: &HashMap<String, String>) -> Option<Endpoint> {
+    let address = socket_address(said.addr?)?;
+    let mut labels: BTreeMap<String, String> = set_labels.clone().into_iter().collect();
+    labels.extend(said.metric_labels);
+    let hint = said.protocol_hint.unwrap_or_default();
+    let header_port = hint
+        .opaque_transport
+        .and_then(|transport| u16::try_from(transport.inbound_port).ok())
+        .filter(|port| (1..u16::MAX).contains(port));
+    Some(Endpoint {
+        address,
+        server: said.tls_identity.map_or(Server::Unmeshed, server),
+        hint: match hint.protocol {
+            Some(protocol_hint::Protocol::H2(_)) => Hint::Http2,
+            Some(protocol_hint::Protocol::Opaque(_)) => Hint::Opaque,
+            None => Hint::Unknown,
+        },
+        header_port,
+        authority_override: said.authority_override.and_then(|said| {
+            let (name, port) = said.authority_override.rsplit_once(':')?;
+            Some((name.to_owned(), port.parse().ok()?))
+        }),
+        http2: said.http2.map(http2).unwrap_or_default(),
+        labels,
+    })
+}
+
+fn server(said: destination::TlsIdentity) -> Server {
+    let server_name = said.server_name.map(|name| name.name);
+    match said.strategy {
+        Some(tls_identity::Strategy::DnsLikeIdentity(dns)) => match dns.name.parse() {
+            Ok(identity) => Server::Meshed { identity, server_name: server_name.unwrap_or(dns.name) },
+            Err(_) => Server::Unverifiable(dns.name),
+        },
+        Some(tls_identity::Strategy::UriLikeIdentity(uri)) => Server::Unverifiable(uri.uri),
+        None => Server::Unverifiable("an identity of an unknown kind".into()),
+    }
+}
+
+fn http2(said: Http2ClientParams) -> Http2Client {
+    let window = |size: u32| (size > 0).then_some(size);
+    let flow = said.flow_control.unwrap_or_default();
+    let keepalive = said.keep_alive.and_then(|keepalive| {
+        let interval = duration(keepalive.interval?)?;
+        Some((interval, duration(keepalive.timeout?)?))
+    });
+    Http2Client {
+        keepalive: keepalive.filter(|(interval, timeout)| !interval.is_zero() && !timeout.is_zero()),
+        stream_window: window(flow.initial_stream_window_size),
+        connection_window: window(flow.initial_connection_window_size),
+        adaptive_window: flow.adaptive_flow_control,
+    }
+}
+
+fn duration(said: prost_types::Duration) -> Option<Duration> {
+    said.try_into().ok()
+}
+
+/// Makes backends, or finds those that are there already.
+pub(super) type Backends<'a> = dyn FnMut(Spec) -> Arc<Backend> + 'a;
+
+/// The plan of a policy. Backends are those that `backends` gives for what the policy says of them.
+pub(super) fn plan(policy: OutboundPolicy, backends: &mut Backends<'_>) -> Plan {
+    let mut used = Vec::new();
+    let protocol = protocol(policy, &mut |spec| {
+        let backend = backends(spec);
+        used.push(backend.clone());
+        backend
+    });
+    let protocol = protocol.unwrap_or_else(|invalid| {
+        tracing::warn!(%invalid, "refusing the connections to a target, whose policy is invalid");
+        Protocol::Invalid(invalid.to_string())
+    });
+    Plan { protocol, backends: used }
+}
+
+/// The plan of a target that has no policy: everything goes to one endpoint.
+pub(super) fn forward_plan(endpoint: Endpoint, is_opaque: bool, backends: &mut Backends<'_>) -> Plan {
+    let backend = backends(Spec::Forward(Box::new(endpoint)));
+    let http = || {
+        let backends = Distribution::First(vec![RouteBackend { backend: backend.clone(), filters: Vec::new() }]);
+        let rule = HttpRule { matches: Vec::new(), filters: Vec::new(), backends };
+        HttpRoutes(vec![HttpRoute { hosts: Vec::new(), rules: vec![rule] }])
+    };
+    let backends = Distribution::First(vec![RouteBackend { backend: backend.clone(), filters: Vec::new() }]);
+    let rule = TcpRule { refused: None, backends };
+    let opaque = TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule }]);
+    let protocol = match is_opaque {
+        true => Protocol::Opaque(opaque),
+        false => Protocol::Detect { http1: http(), http2: http(), opaque },
+    };
+    Plan { protocol, backends: vec![backend] }
+}
+
+fn protocol(policy: OutboundPolicy, backends: &mut Backends<'_>) -> Result<Protocol, Invalid> {
+    let kind = policy.protocol.and_then(|protocol| protocol.kind).ok_or(Invalid::Missing("protocol"))?;
+    Ok(match kind {
+        Kind::Detect(Detect { http1, http2, opaque, .. }) => Protocol::Detect {
+            http1: http_routes(http1.ok_or(Invalid::Missing("http1"))?.routes, backends)?,
+            http2: http_routes(http2.ok_or(Invalid::Missing("http2"))?.routes, backends)?,
+            opaque: opaque_routes(opaque.ok_or(Invalid::Missing("opaque"))?.routes, backends)?,
+        },
+        Kind::Http1(http) => Protocol::Http1(http_routes(http.routes, backends)?),
+        Kind::Http2(http) => Protocol::Http2(http_routes(http.routes, backends)?),
+        Kind::Grpc(grpc) => Protocol::Http2(grpc_routes(grpc.routes, backends)?),
+        Kind::Opaque(opaque) => Protocol::Opaque(opaque_routes(opaque.routes, backends)?),
+        Kind::Tls(tls) => Protocol::Tls(tls_routes(tls.routes, backends)?),
+    })
+}
+
+/// The distribution of a rule. The four kinds of routes have the same shape, but types of their own.
+macro_rules! distribution {
+    ($kinds:path, $said:expr, $filter:expr, $backends:expr) => {{
+        use $kinds as Kinds;
+        let kind = $said.and_then(|said| said.kind).ok_or(Invalid::Missing("backends"))?;
+        let mut one = |filters: Vec<_>, said| {
+            let filters = filters.into_iter().map($filter).collect::<Result<_, _>>()?;
+            Ok::<_, Invalid>(RouteBackend { backend: $backends(spec(said)?), filters })
+        };
+        match kind {
+            Kinds::Empty(_) => Distribution::Empty,
+            Kinds::FirstAvailable(first) => {
+                let backends = first.backends.into_iter().map(|said| one(said.filters, said.backend));
+                Distribution::First(backends.collect::<Result<_, _>>()?)
+            }
+            Kinds::RandomAvailable(random) => {
+                let backends = random.backends.into_iter().map(|weighted| {
+                    let said = weighted.backend.ok_or(Invalid::Missing("weighted backend"))?;
+                    Ok((one(said.filters, said.backend)?, weighted.weight))
+                });
+                Distribution::Random(backends.collect::<Result<_, Invalid>>()?)
+            }
+        }
+    }};
+}
+
+fn http_routes(routes: Vec<outbound::HttpRoute>, backends: &mut Backends<'_>) -> Result<HttpRoutes, Invalid> {
+    let mut made = Vec::new();
+    for route in routes {
+        let mut rules = Vec::new();
+        for rule in route.rules {
+            rules.push(HttpRule {
+                matches: rule.matches.into_iter().map(convert::http_match).collect::<Result<_, _>>()?,
+                filters: rule.filters.into_iter().map(http_filter).collect::<Result<_, _>>()?,
+                backends: distribution!(outbound::http_route::distribution::Kind, rule.backends, http_filter, backends),
+            });
+        }
+        let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
+        made.push(HttpRoute { hosts, rules });
+    }
+    Ok(HttpRoutes(made))
+}
+
+fn grpc_routes(routes: Vec<outbound::GrpcRoute>, backends: &mut Backends<'_>) -> Result<HttpRoutes, Invalid> {
+    let mut made = Vec::new();
+    for route in routes {
+        let mut rules = Vec::new();
+        for rule in route.rules {
+            rules.push(HttpRule {
+                matches: rule.matches.into_iter().map(convert::grpc_match).collect::<Result<_, _>>()?,
+                filters: rule.filters.into_iter().map(grpc_filter).collect::<Result<_, _>>()?,
+                backends: distribution!(outbound::grpc_route::distribution::Kind, rule.backends, grpc_filter, backends),
+            });
+        }
+        let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
+        made.push(HttpRoute { hosts, rules });
+    }
+    Ok(HttpRoutes(made))
+}
+
+fn opaque_routes(routes: Vec<outbound::OpaqueRoute>, backends: &mut Backends<'_>) -> Result<TcpRoutes, Invalid> {
+    if routes.len() > 1 {
+        return Err(convert::unparsable("opaque routes", routes.len()));
+    }
+    let mut made = Vec::new();
+    for rule in routes.into_iter().flat_map(|route| route.rules) {
+        let backends =
+            distribution!(outbound::opaque_route::distribution::Kind, rule.backends, opaque_filter, backends);
+        let refused = rule.filters.into_iter().map(opaque_filter).next().transpose()?;
+        made.push(TcpRoute { snis: Vec::new(), rule: TcpRule { refused, backends } });
+    }
+    Ok(TcpRoutes(made))
+}
+
+fn tls_routes(routes: Vec<outbound::TlsRoute>, backends: &mut Backends<'_>) -> Result<TcpRoutes, Invalid> {
+    let mut made = Vec::new();
+    for route in routes {
+        let snis: Vec<HostMatch> = route.snis.into_iter().map(sni_match).collect::<Result<_, _>>()?;
+        for rule in route.rules {
+            let backends = distribution!(outbound::tls_route::distribution::Kind, rule.backends, tls_filter, backends);
+            let refused = rule.filters.into_iter().map(tls_filter).next().transpose()?;
+            made.push(TcpRoute { snis: snis.clone(), rule: TcpRule { refused, backends } });
+        }
+    }
+    Ok(TcpRoutes(made))
+}
+
+fn spec(said: Option<outbound::Backend>) -> Result<Spec, Invalid> {
+    let said = said.ok_or(Invalid::Missing("backend"))?;
+    match said.kind {
+        None => Ok(Spec::Fail),
+        Some(backend::Kind::Forward(address)) => {
+            let endpoint = endpoint(address, &HashMap::new()).ok_or(Invalid::Missing("forward address"))?;
+            Ok(Spec::Forward(Box::new(endpoint)))
+        }
+        Some(backend::Kind::Balancer(balancer)) => {
+            use backend::endpoint_discovery::Kind;
+            let discovery = balancer.discovery.and_then(|discovery| discovery.kind);
+            let Kind::Dst(destination) = discovery.ok_or(Invalid::Missing("endpoint discovery"))?;
+            Ok(Spec::Balance { authority: destination.path, ewma: ewma(balancer.load) })
+        }
+    }
+}
+
+fn ewma(load: Option<backend::balance_p2c::Load>) -> Ewma {
+    use backend::balance_p2c::Load;
+    let (default_rtt, decay) = match load {
+        Some(Load::PeakEwma(load)) => (load.default_rtt, load.decay),
+        Some(Load::PenaltyPeakEwma(load)) => (load.default_rtt, load.decay),
+        None => (None, None),
+    };
+    let default = Ewma::default();
+    let given = |said: Option<prost_types::Duration>| said.and_then(duration).filter(|said| !said.is_zero());
+    Ewma {
+        default_rtt: given(default_rtt).unwrap_or(default.default_rtt),
+        decay: given(decay).unwrap_or(default.decay),
+    }
+}
+
+fn http_filter(filter: outbound::http_route::Filter) -> Result<HttpFilter, Invalid> {
+    use outbound::http_route::filter::Kind;
+    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
+        Kind::FailureInjector(fail) => {
+            let with = Failure::Http(status(fail.status)?, fail.message);
+            HttpFilter::Fail { with, ratio: convert::ratio(fail.ratio)? }
+        }
+        Kind::RequestHeaderModifier(edit) => {
+            HttpFilter::RequestHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
+        }
+        Kind::ResponseHeaderModifier(edit) => {
+            HttpFilter::ResponseHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
+        }
+        Kind::Redirect(to) => HttpFilter::Redirect(redirect(to)?),
+    })
+}
+
+fn grpc_filter(filter: outbound::grpc_route::Filter) -> Result<HttpFilter, Invalid> {
+    use outbound::grpc_route::filter::Kind;
+    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
+        Kind::FailureInjector(fail) => {
+            let code = i32::try_from(fail.code).map_err(|_| convert::unparsable("gRPC code", fail.code))?;
+            HttpFilter::Fail { with: Failure::Grpc(code, fail.message), ratio: convert::ratio(fail.ratio)? }
+        }
+        Kind::RequestHeaderModifier(edit) => {
+            HttpFilter::RequestHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
+        }
+    })
+}
+
+fn status(status: u32) -> Result<StatusCode, Invalid> {
+    let code = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+    code.ok_or_else(|| convert::unparsable("status", status))
+}
+
+fn redirect(said: http_route::RequestRedirect) -> Result<Redirect, Invalid> {
+    use http_route::path_modifier::Replace;
+    let scheme = said.scheme.and_then(|scheme| scheme.r#type).map(|scheme| {
+        let text: Result<Cow<'static, str>, _> = (&scheme).try_into();
+        text.map(Cow::into_owned).map_err(|_| convert::unparsable("scheme", scheme))
+    });
+    Ok(Redirect {
+        scheme: scheme.transpose()?,
+        host: (!said.host.is_empty()).then_some(said.host),
+        port: u16::try_from(said.port).ok().filter(|port| *port != 0),
+        path: said.path.and_then(|path| path.replace).map(|replace| match replace {
+            Replace::Full(full) => NewPath::Full(full),
+            Replace::Prefix(prefix) => NewPath::Prefix(prefix),
+        }),
+        status: if said.status == 0 { StatusCode::FOUND } else { status(said.status)? },
+    })
+}
+
+fn opaque_filter(filter: outbound::opaque_route::Filter) -> Result<Refusal, Invalid> {
+    use outbound::opaque_route::filter::Kind;
+    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
+        Kind::Forbidden(opaque_route::Forbidden {}) => Refusal::Forbidden,
+        Kind::Invalid(invalid) => Refusal::Invalid(invalid.message),
+    })
+}
+
+fn tls_filter(filter: outbound::tls_route::Filter) -> Result<Refusal, Invalid> {
+    use outbound::tls_route::filter::Kind;
+    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
+        Kind::Forbidden(opaque_route::Forbidden {}) => Refusal::Forbidden,
+        Kind::Invalid(invalid) => Refusal::Invalid(invalid.message),
+    })
+}
+
+fn sni_match(sni: tls_route::SniMatch) -> Result<HostMatch, Invalid> {
+    use tls_route::sni_match::Match;
+    match sni.r#match.ok_or(Invalid::Missing("the name of an SNI"))? {
+        Match::Exact(exact) => Ok(HostMatch::Exact(exact.to_ascii_lowercase())),
+        Match::Suffix(suffix) => {
+            let labels = suffix.reverse_labels.iter().rev().map(|label| label.to_ascii_lowercase());
+            Ok(HostMatch::Suffix(labels.collect::<Vec<_>>().join(".")))
+        }
+    }
+}

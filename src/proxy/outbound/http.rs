@@ -1,0 +1,325 @@
+//! Carries the app's HTTP: each request goes its own way.
+//!
+//! In: a stream known to speak HTTP/1 or HTTP/2, and the target it was opened to. Out: requests at endpoints, responses at the app.
+//!
+//! ```text
+//!   request ─> route ─> filters ─> backend, by weight ─> endpoint, by load ─> response ─> outcome
+//! ```
+//!
+//! Start at [`serve`].
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, HeaderName, HeaderValue, LOCATION};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::RngExt as _;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Outbound, error_chain, http_routes};
+use crate::mesh::Protocol;
+use crate::mesh::policy::HeaderModifier;
+use crate::net::stream::Stream;
+use crate::proxy::backend::{self, Answer};
+use crate::proxy::client;
+use crate::proxy::client::http::Upgraded;
+use crate::proxy::discovery::Discovered;
+use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
+use crate::proxy::http::{Body, Ends, Kept, grpc_status, reset};
+use crate::proxy::metrics::{Event, Labels};
+use crate::proxy::orig_proto;
+use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
+use crate::proxy::tcp;
+
+/// From the app: which identity the server must have.
+const REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
+/// Between proxies: no app has a say in them.
+const OF_PROXIES: [HeaderName; 2] = [orig_proto::ORIG_PROTO, HeaderName::from_static("l5d-dst-override")];
+/// Streams one client of the app's may have open. The control plane's own clients hold one per destination and port.
+const HTTP2_STREAMS_MAX: u32 = 10_000;
+/// The headers of one HTTP/2 request, decoded.
+const HTTP2_HEADERS_MAX: u32 = 64 * 1024;
+/// Windows as the proxies of this mesh have them: what one stream, and all of a connection, may have under way unread.
+const HTTP2_STREAM_WINDOW: u32 = 65_535;
+const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
+
+/// What is the same for all requests of a connection.
+struct Session {
+    outbound: Arc<Outbound>,
+    discovered: Discovered,
+    protocol: Protocol,
+}
+
+/// Why a request has no response from a server.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    #[error("{0}")]
+    InvalidPolicy(String),
+    #[error("no route matches the request")]
+    NoRoute,
+    #[error("too many requests are under way")]
+    InFlight,
+    #[error("{1}")]
+    Injected(StatusCode, String),
+    #[error("{1}")]
+    InjectedCall(i32, String),
+    #[error("redirected to {1}")]
+    Redirected(StatusCode, String),
+}
+
+/// Serves a connection until it ends, or gracefully closes it when the drain starts.
+///
+/// # Errors
+/// Where the app breaks the protocol or the connection.
+pub(super) async fn serve(
+    outbound: Arc<Outbound>,
+    discovered: Discovered,
+    protocol: Protocol,
+    stream: impl Stream + 'static,
+) -> Result<(), hyper::Error> {
+    let drain = outbound.drain.clone();
+    let (every, within) = outbound.options.keep_alive;
+    let session = Arc::new(Session { outbound, discovered, protocol });
+    let answer = service_fn(move |request| session.clone().answer(request));
+    let stream = TokioIo::new(stream);
+    if protocol == Protocol::Http2 {
+        let mut builder = http2::Builder::new(drain.clone());
+        builder
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_header_list_size(HTTP2_HEADERS_MAX);
+        if !every.is_zero() {
+            builder.keep_alive_interval(every).keep_alive_timeout(within);
+        }
+        let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = drain.started() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    } else {
+        let connection = http1::Builder::new()
+            .auto_date_header(false)
+            // Some clients close their half after the last request, and still want its response.
+            .half_close(true)
+            // Between two requests a connection may idle for as long as its client likes, and hyper has one timer for both.
+            .header_read_timeout(None)
+            .serve_connection(stream, answer)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = drain.started() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    }
+}
+
+impl Session {
+    /// Answers one request. The error is a stream that the server reset, which hyper passes on as a reset.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+        let asked = Asked::of(&request);
+        let is_native = request.version() == Version::HTTP_2;
+        match Box::pin(self.forward(request, asked)).await {
+            Ok(response) => Ok(response),
+            Err(Failed::Backend(backend::Error::Lost { source, .. })) if is_native && reset(&source).is_some() => {
+                Err(source)
+            }
+            Err(failed) => Ok(self.refuse(asked, &failed)),
+        }
+    }
+
+    async fn forward(&self, mut request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
+        let place = self.outbound.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
+        let plan = self.discovered.plan();
+        let rule = self.rule(&plan, &request)?;
+        let mut edits = Vec::new();
+        filter(rule, &rule.filters, &mut request, &mut edits)?;
+        let picked = rule.backends.pick(&mut rand::rng()).ok_or(backend::Error::NoBackend)?;
+        filter(rule, &picked.filters, &mut request, &mut edits)?;
+
+        let required = request.headers_mut().remove(REQUIRE_ID);
+        let required = required.as_ref().map(|required| required.to_str().unwrap_or_default());
+        for name in &OF_PROXIES {
+            request.headers_mut().remove(name);
+        }
+        let is_http11 = request.version() == Version::HTTP_11;
+        let is_connect = request.method() == Method::CONNECT;
+        let switches = is_connect || (request.version() != Version::HTTP_2 && !orig_proto::may_upgrade(&request));
+        let app = switches.then(|| hyper::upgrade::on(&mut request));
+        if !switches {
+            orig_proto::strip_connection_headers(request.headers_mut());
+        }
+        let mut answer = picked.backend.send(request, required).await?;
+
+        for edit in edits {
+            modify(edit, answer.response.headers_mut());
+        }
+        let headers = answer.response.headers_mut();
+        headers.remove(PROXY_ERROR);
+        let closes = headers.remove(PROXY_CONNECTION).is_some() && picked.backend.is_forward();
+        let status = answer.response.status();
+        let is_switched = status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success());
+        match app {
+            Some(app) if is_switched => Ok(self.switch(answer, app, asked, place)),
+            _ => {
+                orig_proto::strip_connection_headers(answer.response.headers_mut());
+                if closes && is_http11 {
+                    answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(respond(answer, asked, place))
+            }
+        }
+    }
+
+    fn rule<'a>(&self, plan: &'a plan::Plan, request: &Request<Incoming>) -> Result<&'a HttpRule, Failed> {
+        if let plan::Protocol::Invalid(reason) = &plan.protocol {
+            return Err(Failed::InvalidPolicy(reason.clone()));
+        }
+        http_routes(plan, self.protocol).and_then(|routes| routes.find(request)).ok_or(Failed::NoRoute)
+    }
+
+    /// Goes on with what the two ends have switched to.
+    fn switch(&self, answer: Answer, app: OnUpgrade, asked: Asked, place: OwnedSemaphorePermit) -> Response<Body> {
+        let Answer { mut response, started, client: _, pick } = answer;
+        let server = hyper::upgrade::on(&mut response);
+        let open = response.extensions_mut().remove::<Upgraded>();
+        let drain = self.outbound.drain.clone();
+        self.outbound.drain.spawn(async move {
+            // A switched connection counts as load, and is on record, until it ends.
+            let (_pick, _open, _place) = (pick, open, place);
+            let (app, server) = match tokio::try_join!(app, server) {
+                Ok(switched) => switched,
+                Err(error) => return tracing::debug!(%error, "a connection did not switch protocols"),
+            };
+            if let Err(error) = tcp::carry(TokioIo::new(app), TokioIo::new(server), &drain).await {
+                tracing::debug!(%error, "a switched connection broke");
+            }
+        });
+        let ends = Ends {
+            started: Some(started),
+            status: response.status().as_u16(),
+            is_grpc: asked.is_grpc(),
+            grpc_status: None,
+            kept: Kept::until(|_| ()),
+        };
+        response.map(|_| Body::upgraded(ends))
+    }
+
+    /// The answer in a server's place.
+    fn refuse(&self, asked: Asked, failed: &Failed) -> Response<Body> {
+        let outbound = &self.outbound;
+        let (status, label) = match failed {
+            Failed::Backend(error) => of_backend(error),
+            Failed::InvalidPolicy(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unexpected"),
+            Failed::NoRoute => (StatusCode::NOT_FOUND, "unexpected"),
+            Failed::InFlight => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
+            Failed::Injected(status, _) | Failed::Redirected(status, _) => (*status, ""),
+            Failed::InjectedCall(..) => (StatusCode::OK, ""),
+        };
+        if !label.is_empty() {
+            let target = Labels::target(self.discovered.target.address);
+            outbound.metrics.count(Event::OutboundHttpErrors, &Labels::new([("error", label)]).and(&target));
+            tracing::debug!(target = %self.discovered.target.address, error = %error_chain(failed), "a request failed");
+        }
+        let is_ours = matches!(failed, Failed::Backend(_) | Failed::InFlight | Failed::InvalidPolicy(_));
+        let reason = outbound.options.tells_why.then(|| error_chain(failed));
+        let mut response: Response<Body> = respond::refuse(asked, &Refusal { status, reason, closes: is_ours });
+        let headers = response.headers_mut();
+        headers.remove(PROXY_CONNECTION);
+        match failed {
+            Failed::Redirected(_, location) => {
+                if let Ok(location) = HeaderValue::from_str(location) {
+                    headers.insert(LOCATION, location);
+                }
+            }
+            Failed::InjectedCall(code, message) => {
+                headers.insert("grpc-status", HeaderValue::from(*code));
+                if let Ok(message) = HeaderValue::from_str(message) {
+                    headers.insert("grpc-message", message);
+                }
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn of_backend(error: &backend::Error) -> (StatusCode, &'static str) {
+    match error {
+        backend::Error::NoEndpoint { .. } => (StatusCode::GATEWAY_TIMEOUT, "failfast"),
+        backend::Error::IdentityRequired { .. } => (StatusCode::BAD_GATEWAY, "identity required"),
+        backend::Error::Unreachable { tried } => match tried.last().map(|(_, error)| &**error) {
+            Some(client::Error::Timeout { .. }) => (StatusCode::GATEWAY_TIMEOUT, "i/o"),
+            _ => (StatusCode::BAD_GATEWAY, "i/o"),
+        },
+        backend::Error::Lost { .. } => (StatusCode::BAD_GATEWAY, "i/o"),
+        backend::Error::NoBackend | backend::Error::Unresolvable { .. } => (StatusCode::BAD_GATEWAY, "unexpected"),
+    }
+}
+
+/// The server's response, whose end is the request's outcome.
+fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Response<Body> {
+    let Answer { response, started, client, pick } = answer;
+    // Until the body has passed, the request is under way, and counts as load on its endpoint.
+    let mut held = Some((place, client, pick));
+    let ends = Ends {
+        started: Some(started),
+        status: response.status().as_u16(),
+        is_grpc: asked.is_grpc(),
+        grpc_status: grpc_status(response.headers()),
+        kept: Kept::until(move |_| drop(held.take())),
+    };
+    response.map(|incoming| Body::streamed(incoming, ends))
+}
+
+/// Does what the filters say, in their order; what is to be done to the response comes into `edits`.
+fn filter<'a>(
+    rule: &HttpRule,
+    filters: &'a [HttpFilter],
+    request: &mut Request<Incoming>,
+    edits: &mut Vec<&'a HeaderModifier>,
+) -> Result<(), Failed> {
+    for filter in filters {
+        match filter {
+            HttpFilter::Fail { with, ratio } => {
+                if rand::rng().random_range(0..ratio.denominator) < ratio.numerator {
+                    return Err(match with {
+                        Failure::Http(status, message) => Failed::Injected(*status, message.clone()),
+                        Failure::Grpc(code, message) => Failed::InjectedCall(*code, message.clone()),
+                    });
+                }
+            }
+            HttpFilter::RequestHeaders(edit) => modify(edit, request.headers_mut()),
+            HttpFilter::ResponseHeaders(edit) => edits.push(edit),
+            HttpFilter::Redirect(redirect) => {
+                let location = rule.location(redirect, request.uri(), request.headers());
+                return Err(Failed::Redirected(redirect.status, location));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn modify(edit: &HeaderModifier, headers: &mut HeaderMap) {
+    for name in &edit.remove {
+        headers.remove(name);
+    }
+    for name in edit.set.keys() {
+        headers.remove(name);
+    }
+    for (name, value) in edit.set.iter().chain(&edit.add) {
+        headers.append(name, value.clone());
+    }
+}

@@ -1,0 +1,406 @@
+//! Carries the app's connections to their targets.
+//!
+//! In: a connection of the app's, and where it was going. Out: bytes or requests at an endpoint of it, over mutual TLS where
+//! discovery names an identity.
+//!
+//! ```text
+//!   accept ─> target ─> discover ─> protocol? ─> opaque: dial, carry bytes
+//!                                           └──> HTTP:   route, balance, forward each request   (http.rs)
+//! ```
+//!
+//! Who speaks first is not known in advance. A client that has nothing to say for a moment may be waiting for a server that speaks first
+//! (MySQL, SMTP), so the server is dialled meanwhile. Targets whose servers did are remembered, and dialled at once.
+//!
+//! Start at [`Outbound::carry`].
+
+mod http;
+mod hush;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use self::hush::Hush;
+use super::backend::{self, Backend, Opened};
+use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
+use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, TcpRoutes};
+use super::discovery::{self, Discovered, Discovery};
+use super::metrics::{Event, Labels, Metrics};
+use super::settings::Settings;
+use super::tcp;
+use crate::mesh;
+use crate::mesh::connection::{Direction, PlaintextReason, Security};
+use crate::net::counted::{Counted, Counts};
+use crate::net::drain::Drain;
+use crate::net::prefixed::Prefixed;
+use crate::net::serve;
+
+/// Connections of the app at a time; past that the kernel's backlog holds them.
+const CONNECTIONS_MAX: usize = 20_000;
+/// How long a client may be silent before its server is dialled. HTTP clients speak as soon as they are connected, that is within a
+/// scheduling delay; dialling before would cost a server connection each time, for nothing.
+const SILENCE: Duration = Duration::from_millis(10);
+/// Targets remembered as speaking first, and for how long: databases, mail and the like, of which an app has a handful.
+const LEARNT_MAX: usize = 1_000;
+const LEARNT_FOR: Duration = Duration::from_secs(600);
+
+/// The way out: everything that carrying the app's connections needs.
+pub struct Outbound {
+    pub discovery: Discovery,
+    pub metrics: Metrics,
+    pub drain: Drain,
+    pub options: Options,
+    /// Places for requests under way.
+    in_flight: Arc<Semaphore>,
+    /// Targets whose servers spoke first, and until when that is believed.
+    learnt: Mutex<HashMap<SocketAddr, Instant>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long an app may leave its first bytes unfinished.
+    pub detect_timeout: Duration,
+    pub requests_max: usize,
+    /// How often the app's HTTP/2 connections are pinged, and how long they may take to answer; zero for never.
+    pub keep_alive: (Duration, Duration),
+    /// Whether the app is told why the proxy answered in a server's place.
+    pub tells_why: bool,
+}
+
+impl From<&Settings> for Options {
+    fn from(settings: &Settings) -> Self {
+        let outbound = &settings.outbound;
+        Self {
+            detect_timeout: outbound.outbound_detect_timeout,
+            requests_max: outbound.outbound_max_in_flight,
+            keep_alive: (
+                outbound.outbound_server_http2_keep_alive_interval,
+                outbound.outbound_server_http2_keep_alive_timeout,
+            ),
+            tells_why: !outbound.outbound_disable_informational_headers,
+        }
+    }
+}
+
+/// Why a connection of the app's was not carried, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot reach a server")]
+    Backend(#[source] backend::Error),
+    #[error("the connection broke")]
+    Broken(#[source] tcp::Error),
+    #[error("cannot find out what the client speaks")]
+    Detect(#[source] detect::Error),
+    #[error("cannot discover the target")]
+    Discovery(#[source] discovery::Error),
+    #[error("HTTP broke")]
+    Http(#[source] hyper::Error),
+    #[error("the policy of the target cannot be followed: {0}")]
+    InvalidPolicy(String),
+    #[error("the connection came to the proxy itself")]
+    Loop,
+    #[error("no route leads on")]
+    NoRoute,
+    #[error("policy refuses the connection: {}", why(.0))]
+    Refused(Refusal),
+    #[error("cannot use the connection")]
+    Socket(#[source] io::Error),
+}
+
+fn why(refusal: &Refusal) -> &str {
+    match refusal {
+        Refusal::Forbidden => "it is forbidden",
+        Refusal::Invalid(reason) => reason,
+    }
+}
+
+impl Outbound {
+    pub fn new(discovery: Discovery, metrics: Metrics, drain: Drain, options: Options) -> Self {
+        let in_flight = Arc::new(Semaphore::new(options.requests_max.min(Semaphore::MAX_PERMITS)));
+        Self { discovery, metrics, drain, options, in_flight, learnt: Mutex::default() }
+    }
+
+    /// Carries all connections that come to `listener`, until the drain starts. `find_target` asks where one was going
+    /// ([`crate::net::target::target`], unless in a test).
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        find_target: impl Fn(&TcpStream) -> io::Result<SocketAddr> + Send + Sync + 'static,
+    ) {
+        let drain = self.drain.clone();
+        serve::serve(listener, CONNECTIONS_MAX, drain, move |stream, client| {
+            let outbound = self.clone();
+            let target = find_target(&stream);
+            async move {
+                let target = match target {
+                    Ok(target) => target,
+                    Err(error) => {
+                        return tracing::warn!(%client, %error, "cannot find out where a connection was going");
+                    }
+                };
+                if let Err(error) = outbound.carry(stream, target).await {
+                    tracing::debug!(%client, %target, error = %error_chain(&error), "a connection was not carried");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Carries one connection of the app's to `target`.
+    ///
+    /// # Errors
+    /// Where it could not be carried to its end. The client has seen its connection reset then, not closed as if all had been well.
+    pub async fn carry(self: &Arc<Self>, stream: TcpStream, target: SocketAddr) -> Result<(), Error> {
+        if stream.local_addr().map_err(Error::Socket)? == target {
+            return Err(Error::Loop);
+        }
+        stream.set_nodelay(true).map_err(Error::Socket)?;
+        // The app's own socket, which leaves with the connection: only a reset tells the app that something went wrong.
+        let carried = self.carry_accepted(&stream_labels(target), stream, target).await;
+        if let Err(error) = &carried {
+            let labels = Labels::new([("error", label(error))]).and(&Labels::target(target));
+            self.metrics.count(Event::OutboundTcpErrors, &labels);
+        }
+        carried
+    }
+
+    async fn carry_accepted(
+        self: &Arc<Self>,
+        labels: &Labels,
+        stream: TcpStream,
+        target: SocketAddr,
+    ) -> Result<(), Error> {
+        let transport = self.metrics.transport(labels);
+        let client = Client { stream: Counted::new(stream, Arc::<Counts>::default(), transport.totals()) };
+        let discovered = match self.discovery.discover(target).await {
+            Ok(discovered) => discovered,
+            Err(error) => return client.reset(Error::Discovery(error)),
+        };
+        let plan = discovered.plan();
+        let carried = match &plan.protocol {
+            Protocol::Opaque(routes) => self.carry_opaque(client, routes, None).await,
+            Protocol::Tls(routes) => self.carry_tls(client, routes).await,
+            Protocol::Http1(_) => self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http1).await,
+            Protocol::Http2(_) => self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http2).await,
+            Protocol::Detect { opaque, .. } => self.carry_detected(client, opaque, discovered, target).await,
+            Protocol::Invalid(reason) => self.refuse_invalid(client, reason, discovered).await,
+        };
+        if let Err(Error::Broken(broken)) = &carried {
+            transport.failed(broken.io());
+        }
+        carried
+    }
+
+    async fn carry_detected(
+        self: &Arc<Self>,
+        client: Client,
+        routes: &TcpRoutes,
+        discovered: Discovered,
+        target: SocketAddr,
+    ) -> Result<(), Error> {
+        let silence = if self.speaks_first(target) { Duration::ZERO } else { SILENCE };
+        let dial = async {
+            tokio::time::sleep(silence).await;
+            // A server that closes without a word says nothing about the client, who may yet speak HTTP.
+            Ok(Hush::new(open(routes, None).await?, self.options.detect_timeout))
+        };
+        let patience = Patience { unfinished: self.options.detect_timeout, silent: None };
+        let Detected { spoken, client, server } =
+            Box::pin(detect(client.stream, dial, patience)).await.map_err(Error::Detect)?;
+        let (heard, stream) = client.into_parts();
+        match (spoken, server) {
+            (Spoken::Http1, _) => {
+                self.serve_http(Prefixed::new(heard, stream), discovered, mesh::Protocol::Http1).await
+            }
+            (Spoken::Http2, _) => {
+                self.serve_http(Prefixed::new(heard, stream), discovered, mesh::Protocol::Http2).await
+            }
+            (Spoken::Tls { .. } | Spoken::Unknown, Some(Ok(server))) => {
+                let (said, hush) = server.into_parts();
+                if heard.is_empty() && !said.is_empty() && !is_http(&said) {
+                    self.learn(target);
+                }
+                let client = Prefixed::new(heard, stream);
+                match hush.into_inner() {
+                    Some(opened) => self.splice(client, said, opened).await,
+                    // The server hung up on a silent client. This one has something to say, to a new connection.
+                    None => self.carry_prefixed(client, routes, None).await,
+                }
+            }
+            (Spoken::Tls { .. } | Spoken::Unknown, None) => {
+                self.carry_prefixed(Prefixed::new(heard, stream), routes, None).await
+            }
+            (Spoken::Tls { .. } | Spoken::Unknown, Some(Err(error))) => Client { stream }.reset(error),
+        }
+    }
+
+    async fn carry_tls(self: &Arc<Self>, client: Client, routes: &TcpRoutes) -> Result<(), Error> {
+        let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
+        let (spoken, client) = detect_client(client.stream, patience).await.map_err(Error::Detect)?;
+        let sni = match spoken {
+            Spoken::Tls { sni } => sni,
+            Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
+        };
+        self.carry_prefixed(client, routes, sni.as_deref()).await
+    }
+
+    async fn carry_opaque(&self, client: Client, routes: &TcpRoutes, sni: Option<&str>) -> Result<(), Error> {
+        self.carry_prefixed(client.stream.into(), routes, sni).await
+    }
+
+    async fn carry_prefixed(
+        &self,
+        client: Prefixed<Counted<TcpStream>>,
+        routes: &TcpRoutes,
+        sni: Option<&str>,
+    ) -> Result<(), Error> {
+        match open(routes, sni).await {
+            Ok(opened) => self.splice(client, Bytes::new(), opened).await,
+            Err(error) => Client { stream: client.into_parts().1 }.reset(error),
+        }
+    }
+
+    /// Carries bytes both ways, beginning with what the server has `said` already.
+    async fn splice(&self, client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Opened) -> Result<(), Error> {
+        let Opened { connection, pick } = opened;
+        let mut records = connection.records;
+        let carried = tcp::carry(client, Prefixed::new(said, connection.stream), &self.drain).await;
+        drop(pick);
+        if let Err(tcp::Error::Server(error)) = &carried {
+            records.failed(error);
+        }
+        carried.map_err(Error::Broken)
+    }
+
+    /// HTTP clients get told; others are reset.
+    async fn refuse_invalid(
+        self: &Arc<Self>,
+        client: Client,
+        reason: &str,
+        discovered: Discovered,
+    ) -> Result<(), Error> {
+        let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
+        let (spoken, client) = detect_client(client.stream, patience).await.map_err(Error::Detect)?;
+        match spoken {
+            Spoken::Http1 => self.serve_http(client, discovered, mesh::Protocol::Http1).await,
+            Spoken::Http2 => self.serve_http(client, discovered, mesh::Protocol::Http2).await,
+            Spoken::Tls { .. } | Spoken::Unknown => {
+                Client { stream: client.into_parts().1 }.reset(Error::InvalidPolicy(reason.into()))
+            }
+        }
+    }
+
+    async fn serve_http(
+        self: &Arc<Self>,
+        client: Prefixed<Counted<TcpStream>>,
+        discovered: Discovered,
+        protocol: mesh::Protocol,
+    ) -> Result<(), Error> {
+        Box::pin(http::serve(self.clone(), discovered, protocol, client)).await.map_err(Error::Http)
+    }
+
+    fn speaks_first(&self, target: SocketAddr) -> bool {
+        let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        learnt.get(&target).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn learn(&self, target: SocketAddr) {
+        let now = Instant::now();
+        let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        if learnt.len() >= LEARNT_MAX && !learnt.contains_key(&target) {
+            learnt.retain(|_, until| *until > now);
+            if learnt.len() >= LEARNT_MAX {
+                return;
+            }
+        }
+        learnt.insert(target, now + LEARNT_FOR);
+    }
+}
+
+/// Opens a connection to where the routes lead.
+async fn open(routes: &TcpRoutes, sni: Option<&str>) -> Result<Opened, Error> {
+    let backend = pick_backend(routes, sni)?;
+    backend.connect().await.map_err(Error::Backend)
+}
+
+fn pick_backend<'a>(routes: &'a TcpRoutes, sni: Option<&str>) -> Result<&'a Arc<Backend>, Error> {
+    let rule = routes.find(sni).ok_or(Error::NoRoute)?;
+    if let Some(refusal) = &rule.refused {
+        return Err(Error::Refused(refusal.clone()));
+    }
+    let picked = rule.backends.pick(&mut rand::rng()).ok_or(Error::NoRoute)?;
+    match picked.filters.first() {
+        Some(refusal) => Err(Error::Refused(refusal.clone())),
+        None => Ok(&picked.backend),
+    }
+}
+
+/// The app's end.
+struct Client {
+    stream: Counted<TcpStream>,
+}
+
+impl Client {
+    /// Resets the connection: an orderly end would tell the app that the server had nothing to say.
+    fn reset(self, error: Error) -> Result<(), Error> {
+        if let Err(error) = SockRef::from(self.stream.stream()).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "cannot have a connection reset");
+        }
+        Err(error)
+    }
+}
+
+/// Whether a server's first words are HTTP: an HTTP/2 server's settings, or an HTTP/1 server that tires of waiting. Neither means that the
+/// next client should not be listened to.
+fn is_http(said: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    said.starts_with(b"HTTP/1.") || matches!(said, [_, _, _, SETTINGS, 0, 0, 0, 0, 0, ..])
+}
+
+fn stream_labels(target: SocketAddr) -> Labels {
+    let security = Security::Plaintext { reason: PlaintextReason::Loopback };
+    Labels::direction(Direction::Outbound)
+        .and(&Labels::new([("peer", "src")]))
+        .and(&Labels::target(target))
+        .and(&Labels::tls(Direction::Outbound, &security))
+}
+
+fn label(error: &Error) -> &'static str {
+    match error {
+        Error::Backend(backend::Error::NoEndpoint { .. }) => "failfast",
+        Error::Backend(backend::Error::IdentityRequired { .. }) => "identity required",
+        Error::Backend(_) | Error::Broken(_) | Error::Detect(_) | Error::Http(_) | Error::Socket(_) => "i/o",
+        Error::Discovery(_) => "undiscovered",
+        Error::NoRoute | Error::Refused(_) => "forbidden",
+        Error::InvalidPolicy(_) | Error::Loop => "unexpected",
+    }
+}
+
+/// An error with its causes, on one line.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// For the plan's protocol and the routes of what was found to be spoken.
+fn http_routes(plan: &Plan, protocol: mesh::Protocol) -> Option<&HttpRoutes> {
+    match (&plan.protocol, protocol) {
+        (Protocol::Detect { http1, .. }, mesh::Protocol::Http1) => Some(http1),
+        (Protocol::Detect { http2, .. }, mesh::Protocol::Http2) => Some(http2),
+        (Protocol::Http1(routes) | Protocol::Http2(routes), _) => Some(routes),
+        (Protocol::Detect { .. } | Protocol::Opaque(_) | Protocol::Tls(_) | Protocol::Invalid(_), _) => None,
+    }
+}
