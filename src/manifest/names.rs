@@ -8,6 +8,9 @@ pub const CONFIG_PREFIX: &str = "config.linkerd.io/";
 pub const CONTROL_PLANE_NS: &str = "linkerd.io/control-plane-ns";
 /// On objects of the control plane: which role they belong to.
 pub const COMPONENT: &str = "linkerd.io/control-plane-component";
+/// On objects of an installation: [`PART_OF_HAWSER`], which tells them from those of a Linkerd.
+pub const PART_OF: &str = "app.kubernetes.io/part-of";
+pub const PART_OF_HAWSER: &str = "hawser";
 /// On a pod: its own namespace.
 pub const WORKLOAD_NS: &str = "linkerd.io/workload-ns";
 /// On a pod: the prefix of the label that names its owner, such as `linkerd.io/proxy-deployment`.
@@ -55,6 +58,10 @@ pub const ISSUER_SECRET: &str = "hawser-identity-issuer";
 /// The bundle, for everyone to read: key [`BUNDLE_KEY`].
 pub const BUNDLE_CONFIG_MAP: &str = "hawser-trust-bundle";
 pub const BUNDLE_KEY: &str = "ca-bundle.crt";
+/// The volume in memory through which a role gives the bundle to the proxy of its pod.
+pub const BUNDLE_VOLUME: &str = "hawser-trust-bundle";
+pub const BUNDLE_DIR: &str = "/var/run/hawser/trust-bundle";
+pub const BUNDLE_FILE: &str = "/var/run/hawser/trust-bundle/ca-bundle.crt";
 /// The effective values of the installation, for the injector and the command line: key `values`.
 pub const CONFIG_MAP: &str = "hawser-config";
 /// The injector's serving certificate: made empty by `install`, filled by the injector.
