@@ -10,7 +10,9 @@ mod identity;
 mod image;
 mod inject;
 mod install;
+mod manifests;
 pub mod output;
+mod proxy_flags;
 pub mod run;
 mod uninject;
 mod uninstall;
@@ -170,11 +172,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Edges(args) => edges::run(&global, &args, &mut out),
         Command::Identity(args) => identity::run(&global, &args, &mut out),
         Command::Image(args) => image::run(&args, &mut out),
-        Command::Inject(args) => inject::run(&global, args, &mut out),
-        Command::Install(args) => install::run(&global, args, &mut out),
+        Command::Inject(args) => inject::run(&global, &args, &mut out),
+        Command::Install(args) => install::run(&global, &args, &mut out),
         Command::Run(args) => run::run(args),
-        Command::Uninject(args) => uninject::run(args, &mut out),
-        Command::Uninstall(args) => uninstall::run(&global, args, &mut out),
+        Command::Uninject(args) => uninject::run(&args, &mut out),
+        Command::Uninstall(args) => uninstall::run(&global, &args, &mut out),
         Command::Version(args) => version::run(&global, &args, &mut out),
     }
 }

@@ -2,5 +2,8 @@
 
 mod generated;
 mod image;
+mod inject;
+mod install;
 mod sample;
+mod uninstall;
 mod version;

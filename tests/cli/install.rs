@@ -1,0 +1,99 @@
+//! `hawser install`: what is printed, and what is refused.
+
+use hawser::manifest::yaml;
+
+use crate::support::{Hawser, text};
+
+fn install(flags: &[&str]) -> Hawser {
+    Hawser::new([&["install"], flags].concat())
+}
+
+#[test]
+fn prints_the_same_bytes_each_time_without_a_cluster() {
+    let flags = ["--ha", "--set", "proxy.logLevel=debug"];
+    let first = install(&flags).output();
+    assert!(first.status.success() && first.stderr.is_empty(), "{}", text(&first.stderr));
+    assert_eq!(first.stdout, install(&flags).output().stdout);
+}
+
+#[test]
+fn prints_no_secret() {
+    for flags in [&[][..], &["--ha"], &["-o", "json"]] {
+        let printed = install(flags).succeeds();
+        assert!(printed.contains("hawser-trust-anchor"));
+        for secret in ["PRIVATE KEY", "BEGIN CERTIFICATE", "caBundle", "stringData", "tls.key"] {
+            assert!(!printed.contains(secret), "{secret} with {flags:?}");
+        }
+    }
+}
+
+#[test]
+fn golden_files_stay_as_they_are() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/install");
+    for (name, flags) in [
+        ("default", &["--image", "hawser:golden"][..]),
+        ("ha", &["--image", "hawser:golden", "--ha", "-L", "mesh", "--identity-trust-domain", "example.com"]),
+    ] {
+        // The project's version is in some annotations; the files are not about it.
+        let printed = install(flags).succeeds().replace(env!("CARGO_PKG_VERSION"), "VERSION");
+        let golden = folder.join(format!("{name}.yaml"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &printed).unwrap();
+        }
+        let parsed = |text: &str| yaml::parse(text).unwrap();
+        let expected = parsed(&std::fs::read_to_string(&golden).unwrap());
+        let same = parsed(&printed) == expected;
+        assert!(
+            same,
+            "{name} is not as the golden file says; UPDATE_GOLDEN=1 rewrites it: review the difference as code"
+        );
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    std::fs::write(&file, "controllerReplicas: 4\nproxy: {logLevel: from-file}\n").unwrap();
+    let flags =
+        ["--ha", "--proxy-log-level", "from-flag", "-f", file.to_str().unwrap(), "--set", "controllerReplicas=5"];
+    let printed = install(&flags).succeeds();
+    assert!(printed.contains("replicas: 5") && !printed.contains("replicas: 3"));
+    assert!(printed.contains("value: from-file") && !printed.contains("from-flag"));
+}
+
+#[test]
+fn takes_values_from_standard_input() {
+    let printed = install(&["-f", "-"]).stdin("image: example.com/mesh:7\n").succeeds();
+    assert!(printed.contains("image: example.com/mesh:7"));
+}
+
+#[test]
+fn refuses_what_it_does_not_understand_and_prints_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.yaml");
+    std::fs::write(&broken, "proxy: [\n").unwrap();
+    for (flags, said) in [
+        (&["--set", "proxy.loglevel=x"][..], "did you mean `proxy.logLevel`?"),
+        (&["--set", "nonsense"], "is not of the form `name.name=value`"),
+        (&["-f", "/no/such/file"], "cannot read values from `/no/such/file`"),
+        (&["-f", broken.to_str().unwrap()], "line "),
+        (&["--namespace", "No_Such"], "is no name for a namespace"),
+        (&["--identity-trust-domain", "a_b"], "`identityTrustDomain` cannot be `a_b`"),
+        (&["--proxy-cpu-limit", "much"], "it is no amount"),
+        (&["--default-inbound-policy", "dney"], "it can be all-authenticated"),
+        (&["--controller-replicas", "0"], "`controllerReplicas` cannot be `0`"),
+    ] {
+        let output = install(flags).output();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert!(output.stdout.is_empty(), "{flags:?}");
+        let stderr = text(&output.stderr);
+        assert!(stderr.starts_with("error: ") && stderr.contains(said), "{flags:?}: {stderr}");
+    }
+}
+
+#[test]
+fn apply_says_when_there_is_no_cluster() {
+    let stderr = install(&["--apply", "--kubeconfig", "/no/such/kubeconfig"]).fails(2);
+    assert!(stderr.contains("/no/such/kubeconfig"), "{stderr}");
+}
