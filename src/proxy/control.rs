@@ -9,19 +9,17 @@
 //!
 //! Start at [`Channel::new`].
 
+mod names;
+
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
-use hickory_resolver::net::NetError;
-use hickory_resolver::proto::rr::{RData, RecordType};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
@@ -44,8 +42,6 @@ use crate::net::drain::Drain;
 
 /// How long a request waits for a connection. Long enough for a control plane that restarts; after that its caller should say so.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
-/// A DNS query that got lost is asked again well within the wait of one request.
-const DNS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between nodes connecting takes a round trip; whoever takes longer has a successor in the list.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// TLS and HTTP/2 together take three round trips and some milliseconds of CPU, on a busy node many.
@@ -78,6 +74,7 @@ struct Inner {
     secure: Option<Secure>,
     tasks: Drain,
     link: Mutex<Link>,
+    attempts_failed: AtomicU64,
 }
 
 struct Secure {
@@ -135,10 +132,8 @@ pub enum InvalidControl {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot resolve {0}")]
-    Resolve(String, #[source] Box<NetError>),
-    #[error("{0} has no address")]
-    NoAddress(String),
+    #[error(transparent)]
+    Resolve(#[from] names::Error),
     #[error("cannot connect to {0}")]
     Connect(SocketAddr, #[source] io::Error),
     #[error("connecting to {0} took more than {CONNECT_TIMEOUT:?}")]
@@ -172,11 +167,23 @@ impl Channel {
             (false, None) => return Err(InvalidControl::NoServerIdentity(address)),
         };
         let link = Link { sender: None, retry: Retry::new(), retry_at: Instant::now() };
-        Ok(Self(Arc::new(Inner { address, authority, secure, tasks, link: Mutex::new(link) })))
+        Ok(Self(Arc::new(Inner {
+            address,
+            authority,
+            secure,
+            tasks,
+            link: Mutex::new(link),
+            attempts_failed: AtomicU64::new(0),
+        })))
     }
 
     pub fn address(&self) -> &ControlAddr {
         &self.0.address
+    }
+
+    /// How often connecting has failed, since the channel was made.
+    pub fn attempts_failed(&self) -> u64 {
+        self.0.attempts_failed.load(Ordering::Relaxed)
     }
 
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Status> {
@@ -212,12 +219,13 @@ impl Channel {
                     link.sender = None;
                 }
                 sleep_until(link.retry_at).await;
-                match self.0.clone().connect().await {
+                match self.0.connect().await {
                     Ok(sender) => {
                         link.retry.reset();
                         link.sender = Some(sender);
                     }
                     Err(error) => {
+                        self.0.attempts_failed.fetch_add(1, Ordering::Relaxed);
                         tracing::debug!(service = %self.0.address, error = error_chain(&error), "cannot reach the control plane");
                         failed = Some(error);
                         link.retry_at = Instant::now() + link.retry.delay();
@@ -267,17 +275,19 @@ impl tower::Service<Request<Body>> for Channel {
 
 impl Inner {
     /// Tries the addresses of the service, in random order, until one answers.
-    async fn connect(self: Arc<Self>) -> Result<SendRequest<Body>, Error> {
-        let mut addresses = resolve(&self.address).await?;
+    async fn connect(&self) -> Result<SendRequest<Body>, Error> {
+        let mut addresses = names::resolve(&self.address).await?;
         addresses.shuffle(&mut rand::rng());
-        let mut failed = Error::NoAddress(self.address.host.clone());
+        let mut failed = names::Error::NoAddress(self.address.host.clone()).into();
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
             match self.connect_to(address).await {
                 Ok(sender) => {
                     tracing::debug!(service = %self.address, %address, "connected to the control plane");
                     return Ok(sender);
                 }
-                Err(error) => failed = error,
+                // Of several reasons the one that got farthest tells most.
+                Err(error) if !matches!(failed, Error::Tls(..) | Error::Http(..)) => failed = error,
+                Err(_) => {}
             }
         }
         Err(failed)
@@ -339,59 +349,6 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(PING_INTERVAL + PING_TIMEOUT))
 }
 
-/// The addresses of a service: by SRV if its name has such with addresses in the names, else by A and AAAA.
-async fn resolve(service: &ControlAddr) -> Result<Vec<SocketAddr>, Error> {
-    let ControlAddr { host, port } = service;
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, *port)]);
-    }
-    if service.is_loopback() {
-        // RFC 6761 §6.3: the name never needs DNS.
-        return Ok([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(|ip| (ip, *port).into()).into());
-    }
-    let resolver = resolver().map_err(|error| Error::Resolve(host.clone(), Box::new(error)))?;
-    let (services, ips) = within(async {
-        tokio::join!(resolver.lookup(host.as_str(), RecordType::SRV), resolver.lookup_ip(host.as_str()))
-    })
-    .await
-    .ok_or_else(|| Error::Resolve(host.clone(), Box::new(NetError::Timeout)))?;
-    let services = services.iter().flat_map(|found| found.answers()).filter_map(|record| match &record.data {
-        RData::SRV(found) => Some(SocketAddr::new(ip_of_label(&found.target.to_utf8())?, found.port)),
-        _ => None,
-    });
-    let services: Vec<SocketAddr> = services.collect();
-    if !services.is_empty() {
-        return Ok(services);
-    }
-    let ips = ips.map_err(|error| Error::Resolve(host.clone(), Box::new(error)))?;
-    let addresses: Vec<SocketAddr> = ips.iter().map(|ip| SocketAddr::new(ip, *port)).collect();
-    if addresses.is_empty() { Err(Error::NoAddress(host.clone())) } else { Ok(addresses) }
-}
-
-/// The system's resolver without its memory.
-fn resolver() -> Result<TokioResolver, NetError> {
-    let mut builder = TokioResolver::builder_tokio()?;
-    let options = builder.options_mut();
-    options.cache_size = 0;
-    options.timeout = DNS_TIMEOUT;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    // Names of services are complete, so they are asked for as they are before any search domain is tried.
-    options.ndots = 1;
-    builder.build()
-}
-
-/// Search domains and retries multiply; the whole of it has a limit too.
-async fn within<F: Future>(look_up: F) -> Option<F::Output> {
-    timeout(DNS_TIMEOUT * 4, look_up).await.ok()
-}
-
-/// The address in the first label of an SRV target, such as `10-1-2-3.name.namespace.svc.cluster.local.`.
-fn ip_of_label(target: &str) -> Option<IpAddr> {
-    let label = target.split('.').next()?;
-    let v4 = label.replace('-', ".").parse().ok().map(IpAddr::V4);
-    v4.or_else(|| label.replace('-', ":").parse().ok().map(IpAddr::V6))
-}
-
 pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -401,3 +358,6 @@ pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,11 +156,13 @@ impl Authority {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         for _ in 0..STEPS_MAX {
-            let (mut anchor, mut issuer, mut bundle) = tokio::try_join!(
+            let (anchor, issuer, bundle) = tokio::join!(
                 self.read(&secrets, "secret", ANCHOR_SECRET),
                 self.read(&secrets, "secret", ISSUER_SECRET),
                 self.read(&config_maps, "config map", BUNDLE_CONFIG_MAP),
-            )?;
+            );
+            // In this order, so that what is said to be missing does not depend on who answered first.
+            let (mut anchor, mut issuer, mut bundle) = (anchor?, issuer?, bundle?);
             let stored = Stored {
                 anchor: key_pem(&anchor),
                 issuer: key_pem(&issuer),
