@@ -10,6 +10,11 @@ use tonic::Status;
 use super::index::{Index, Topic};
 use crate::net::drain::Drain;
 
+/// Refuses to answer from an index that has not heard everything yet. Proxies ask again.
+pub(super) fn only_if_complete(index: &Index) -> Result<(), Status> {
+    if index.is_complete() { Ok(()) } else { Err(Status::unavailable("the cluster is still being listed")) }
+}
+
 /// Asks `answer` now and whenever `topic` has changed; ends with its first refusal, or the drain.
 pub(super) fn answers<T, A>(
     index: Arc<Index>,

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status};
 
 use self::endpoints::{Place, Told};
 use self::target::{Context, Target};
-use super::answers::answers;
+use super::answers::{answers, only_if_complete};
 use super::index::view::ViewKey;
 use super::index::{Index, Settings, Topic};
 use super::policy::{self, Policy};
@@ -169,6 +169,7 @@ impl Service for Destination {
     type GetProfileStream = BoxStream<'static, Result<DestinationProfile, Status>>;
 
     async fn get(&self, request: Request<GetDestination>) -> Result<Response<Self::GetStream>, Status> {
+        only_if_complete(&self.index)?;
         let GetDestination { path, context_token, .. } = request.into_inner();
         let (service, key) = match Target::parse(&path, &self.index.settings.cluster_domain)? {
             Target::Address(address) => {
@@ -190,6 +191,7 @@ impl Service for Destination {
     }
 
     async fn get_profile(&self, request: Request<GetDestination>) -> Result<Response<Self::GetProfileStream>, Status> {
+        only_if_complete(&self.index)?;
         let path = request.into_inner().path;
         let target = Target::parse(&path, &self.index.settings.cluster_domain)?;
         let profile = |index: &Index, target: &Target| profile::of(&index.state(), &index.settings, target);

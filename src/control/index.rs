@@ -16,6 +16,7 @@ pub mod view;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
@@ -56,6 +57,8 @@ pub enum Topic {
 pub struct Index {
     pub settings: Settings,
     state: Mutex<State>,
+    /// How many kinds of objects have not been listed yet.
+    unlisted: AtomicUsize,
 }
 
 /// The cluster as it is known; what it means is in `control/destination` and `control/policy`.
@@ -83,7 +86,23 @@ pub struct State {
 
 impl Index {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, state: Mutex::default() }
+        Self { settings, state: Mutex::default(), unlisted: AtomicUsize::new(0) }
+    }
+
+    /// One more kind of objects is going to be listed.
+    pub fn expect_list(&self) {
+        self.unlisted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All objects of one kind have been applied.
+    pub fn listed(&self) {
+        self.unlisted.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether answers can be relied upon: before, a service that is not known may well exist, and a client that is told otherwise
+    /// would go to it in plaintext.
+    pub fn is_complete(&self) -> bool {
+        self.unlisted.load(Ordering::Acquire) == 0
     }
 
     /// A look at the cluster. Answers are made of it at once; it is never held across an await.

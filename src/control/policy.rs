@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 pub(super) use self::inbound::probe_networks;
-use super::answers::answers;
+use super::answers::{answers, only_if_complete};
 use super::destination::target::{Target, Workload, workload};
 use super::index::facts::Key;
 use super::index::{Index, Topic};
@@ -69,10 +69,12 @@ impl InboundServerPolicies for Policy {
     type WatchPortStream = BoxStream<'static, Result<Server, Status>>;
 
     async fn get_port(&self, request: Request<PortSpec>) -> Result<Response<Server>, Status> {
+        only_if_complete(&self.index)?;
         Port::parse(&request.into_inner())?.server(&self.index).map(Response::new)
     }
 
     async fn watch_port(&self, request: Request<PortSpec>) -> Result<Response<Self::WatchPortStream>, Status> {
+        only_if_complete(&self.index)?;
         let port = Port::parse(&request.into_inner())?;
         port.server(&self.index)?;
         let topic = Topic::Pod(port.pod.clone());
@@ -115,11 +117,13 @@ impl OutboundPolicies for Policy {
     type WatchStream = BoxStream<'static, Result<OutboundPolicy, Status>>;
 
     async fn get(&self, request: Request<TrafficSpec>) -> Result<Response<OutboundPolicy>, Status> {
+        only_if_complete(&self.index)?;
         let target = target(request.into_inner(), &self.index)?;
         outbound_policy(&self.index, &target).map(Response::new)
     }
 
     async fn watch(&self, request: Request<TrafficSpec>) -> Result<Response<Self::WatchStream>, Status> {
+        only_if_complete(&self.index)?;
         let target = target(request.into_inner(), &self.index)?;
         outbound_policy(&self.index, &target)?;
         let topic = match &target {

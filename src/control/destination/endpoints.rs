@@ -109,3 +109,6 @@ pub(super) fn updates(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

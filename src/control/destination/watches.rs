@@ -27,6 +27,7 @@ pub(super) fn start(role: &Role, index: &Arc<Index>) {
     let mut kind = |kind: &'static str, blocked_for: &'static str| {
         let health = Arc::new(Health::default());
         watched.push((kind, health.clone()));
+        index.expect_list();
         (kind, health, role.readiness.block(blocked_for))
     };
 
@@ -128,8 +129,8 @@ fn observer<K, A: Fn(&Index, Change<K>)>(
     move |change| {
         let is_complete = matches!(change, Change::Listed(_));
         apply(&index, change);
-        if is_complete {
-            ready.take();
+        if is_complete && ready.take().is_some() {
+            index.listed();
         }
     }
 }

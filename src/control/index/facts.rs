@@ -363,3 +363,6 @@ impl Namespace {
 pub fn zone(metadata: &ObjectMeta) -> Option<Arc<str>> {
     metadata.labels.as_ref()?.get(ZONE).map(|zone| zone.as_str().into())
 }
+
+#[cfg(test)]
+mod tests;
