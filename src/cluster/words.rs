@@ -42,3 +42,19 @@ fn words<'e>(error: &'e (dyn Error + 'static)) -> (String, Option<&'e (dyn Error
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layers_of_kube_are_no_causes_of_their_own() {
+        let refused = std::io::Error::other("connection refused");
+        let error = Wrapped(kube::Error::Service(Box::new(refused)));
+        assert_eq!(causes(&error), ["cannot reach it", "connection refused"]);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot reach it")]
+    struct Wrapped(#[source] kube::Error);
+}

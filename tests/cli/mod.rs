@@ -4,6 +4,7 @@ mod generated;
 mod image;
 mod inject;
 mod install;
+mod reading;
 mod sample;
 mod uninstall;
 mod version;

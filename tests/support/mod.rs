@@ -1,5 +1,6 @@
 //! What the tests share: running the binary, and waiting for what will be true.
 
+pub(crate) mod api;
 pub(crate) mod cluster;
 pub(crate) mod namespace;
 
