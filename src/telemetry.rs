@@ -1,5 +1,7 @@
 //! Logs of the roles: levels by an env-filter, plain or JSON.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
@@ -17,12 +19,49 @@ pub enum LogFormat {
 ///
 /// # Errors
 /// Where the filter does not parse, or logging has been started before.
-pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("cannot parse the log filter {filter:?}"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Json => lines.json().try_init(),
-        LogFormat::Plain => lines.with_ansi(false).try_init(),
+pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<Filter> {
+    let current = Mutex::new(filter.to_owned());
+    let lines = tracing_subscriber::fmt().with_env_filter(parse(filter)?).with_writer(std::io::stderr);
+    let (reload, started): (Box<Reload>, _) = match format {
+        LogFormat::Json => {
+            let lines = lines.json().with_filter_reloading();
+            let handle = lines.reload_handle();
+            (Box::new(move |filter| handle.reload(filter)), lines.try_init())
+        }
+        LogFormat::Plain => {
+            let lines = lines.with_ansi(false).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (Box::new(move |filter| handle.reload(filter)), lines.try_init())
+        }
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))?;
+    Ok(Filter { current, reload })
+}
+
+type Reload = dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + Sync;
+
+/// What is logged, to be looked at and changed while the process runs.
+pub struct Filter {
+    current: Mutex<String>,
+    reload: Box<Reload>,
+}
+
+impl Filter {
+    pub fn current(&self) -> String {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs by `filter` from now on.
+    ///
+    /// # Errors
+    /// Where the filter does not parse; then all stays as it is.
+    pub fn set(&self, filter: &str) -> anyhow::Result<()> {
+        (self.reload)(parse(filter)?).context("cannot change the log filter")?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
+        Ok(())
+    }
+}
+
+fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(filter).with_context(|| format!("cannot parse the log filter {filter:?}"))
 }

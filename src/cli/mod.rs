@@ -131,6 +131,25 @@ pub fn arguments(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     argv
 }
 
+/// Parses argv and the environment, or says what is wrong with them.
+///
+/// # Errors
+/// The exit code: clap's own, but for the proxy the one that those who run it know.
+pub fn parse(argv: Vec<OsString>) -> Result<Cli, ExitCode> {
+    use crate::proxy::settings::{EXIT_CODE_MALFORMED, variable};
+    let is_proxy = argv.get(1).is_some_and(|arg| arg == "run") && argv.get(2).is_some_and(|arg| arg == "proxy");
+    Cli::try_parse_from(argv).map_err(|error| {
+        let code = if is_proxy && error.use_stderr() { EXIT_CODE_MALFORMED } else { error.exit_code() as u8 };
+        // Nothing can be done where not even the error can be printed.
+        let _ = error.print();
+        let hint = error.get(clap::error::ContextKind::InvalidArg).filter(|_| is_proxy).map(variable);
+        if let Some(hint) = hint.filter(|hint| !hint.is_empty()) {
+            output::say(&hint);
+        }
+        ExitCode::from(code)
+    })
+}
+
 /// Runs the command and reports its error, if any.
 pub fn main(cli: Cli) -> ExitCode {
     match dispatch(cli) {

@@ -1,5 +1,13 @@
 //! The proxy role: carries every connection of a pod, and proves who is at its other end.
+//!
+//! Start at [`run`]; the order of the start is in `start`, the two ways through are [`inbound`] and [`outbound`].
+//!
+//! ```text
+//!   admin ─> bundle ─> credentials asked for ─> policies watched ─> first certificate ─> inbound and outbound serve ─> ready
+//!   SIGTERM ─> not ready ─> nothing new accepted ─> connections end ─> admin and control plane let go
+//! ```
 
+pub mod admin;
 pub mod backend;
 pub mod balance;
 pub mod client;
@@ -21,8 +29,221 @@ pub mod tcp;
 pub mod tls;
 pub mod transport_header;
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
 pub use settings::Settings;
 
-pub fn run(_settings: Settings) -> anyhow::Result<()> {
-    anyhow::bail!("the proxy role is not built yet")
+use self::admin::{Admin, Secured};
+use self::client::Connector;
+use self::connections::Table;
+use self::control::Channel;
+use self::discovery::Discovery;
+use self::inbound::Inbound;
+use self::metrics::Metrics;
+use self::outbound::Outbound;
+use self::policy::Policies;
+use self::settings::{Control, ControlAddr, IdentitySettings, Optional, given};
+use self::subscription::Limits;
+use self::tls::Tls;
+use crate::mesh::Identity;
+use crate::net::drain::{self, Drain};
+use crate::net::readiness::Readiness;
+use crate::net::target::target;
+use crate::pki::Bundle;
+use crate::telemetry;
+
+/// How often the file of the bundle is looked for: a pod of the control plane is not ready before it is there.
+const BUNDLE_POLL: Duration = Duration::from_millis(100);
+/// Ports whose policies are watched from the start. Containers declare a few; of a declared range the rest is watched when used.
+const EAGER_PORTS_MAX: usize = 256;
+/// How often the log says that the proxy still waits.
+const WAIT_NOTICE: Duration = Duration::from_secs(15);
+
+/// Runs the proxy until it is told to end.
+///
+/// # Errors
+/// Where it cannot start.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let filter = telemetry::start(&settings.log_filter(), settings.process.log_format)?;
+    // One thread needs no work stealing and no locks between cores, and is what injectors ask for.
+    let runtime = match settings.process.cores {
+        0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        cores => tokio::runtime::Builder::new_multi_thread().worker_threads(cores).enable_all().build(),
+    };
+    let runtime = runtime.context("cannot start the async runtime")?;
+    let ran = runtime.block_on(Box::pin(start(settings, filter)));
+    runtime.shutdown_background();
+    ran
+}
+
+async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<()> {
+    // Listeners first: a port that is taken should be known at once, and what connects early waits in the backlog.
+    let admin_listener = listen(settings.admin.admin_listen_addr, "admin").await?;
+    let inbound_listener = listen(settings.inbound.inbound_listen_addr, "inbound").await?;
+    let mut outbound_listeners = Vec::new();
+    for address in settings.outbound_listen_addrs() {
+        outbound_listeners.push(listen(address, "outbound").await?);
+    }
+    let readiness = Readiness::default();
+    let certificate = readiness.block("the first certificate");
+    let shutdown = Arc::new(Notify::new());
+    let metrics = Metrics::new();
+    let connections = Table::default();
+    // The connections that are carried, and what they need until the last of them has ended.
+    let (drain, tasks) = (Drain::new(), Drain::new());
+    let admin = Arc::new(Admin {
+        connections: connections.clone(),
+        filter: Some(filter),
+        metrics: metrics.clone(),
+        port: settings.admin.admin_listen_addr.port(),
+        readiness: readiness.clone(),
+        secured: OnceLock::new(),
+        shutdown: settings.admin.shutdown_endpoint_enabled.then(|| shutdown.clone()),
+    });
+    tasks.spawn(admin.clone().serve(admin_listener, tasks.clone()));
+
+    let serving = async {
+        let bundle = bundle(&settings.identity).await?;
+        tracing::info!(bundle = bundle.sha256_hex(), "believing what the bundle vouches for");
+        let (_bundle_sender, bundle) = watch::channel(Arc::new(bundle));
+        let (credentials_sender, mut credentials) = watch::channel(None);
+        let tls = Tls::new(bundle.clone(), credentials.clone());
+        let identity_metrics = credentials::Metrics::register(&mut metrics.registry());
+        tasks.spawn(credentials::keep(
+            (&settings.identity).into(),
+            tls.clone(),
+            bundle.clone(),
+            credentials_sender,
+            identity_metrics,
+            tasks.clone(),
+        ));
+        let control = &settings.control;
+        let channel = |address: &ControlAddr, name: &Option<Optional<Identity>>| {
+            Channel::new(address.clone(), given(name).cloned(), &tls, tasks.clone())
+                .with_context(|| format!("cannot use the control plane at {address}"))
+        };
+        let policy = channel(&control.policy_svc_addr, &control.policy_svc_name)?;
+        let destination = channel(&control.destination_svc_addr, &control.destination_svc_name)?;
+        let policies = Policies::new(policy.clone(), policy_settings(&settings), tasks.clone());
+        let secured =
+            Secured { bundle, credentials: credentials.clone(), policies: policies.clone(), tls: tls.clone() };
+        let _first = admin.secured.set(secured);
+        let inbound = Inbound::new(
+            (&settings).into(),
+            tls.clone(),
+            policies,
+            connections.clone(),
+            metrics.clone(),
+            drain.clone(),
+        );
+        let connector = Arc::new(Connector {
+            options: (&settings).into(),
+            tls,
+            connections,
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+        });
+        let discovery = Discovery::new(destination, policy, (&settings).into(), connector);
+        let outbound = Arc::new(Outbound::new(discovery, metrics, drain.clone(), (&settings).into()));
+        first_certificate(&mut credentials).await?;
+        drain.spawn(Arc::new(inbound).serve(inbound_listener));
+        for listener in outbound_listeners {
+            drain.spawn(outbound.clone().serve(listener, target));
+        }
+        drop(certificate);
+        tracing::info!(identity = %settings.identity.identity_local_name, "ready");
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    tokio::select! {
+        failed = serving => return failed,
+        signal = drain::signal() => signal.context("cannot wait for signals")?,
+        () = shutdown.notified() => {}
+    }
+    tracing::info!("draining");
+    let _draining = readiness.block("the drain");
+    drain.start();
+    let grace = settings.process.shutdown_grace_period;
+    if !drain.finish(grace).await {
+        tracing::warn!(?grace, "leaving before all connections have ended");
+    }
+    tasks.start();
+    Ok(())
+}
+
+async fn listen(address: SocketAddr, which: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {which} connections"))
+}
+
+/// The bundle: from the settings, or from a file that another container of the pod writes.
+async fn bundle(settings: &IdentitySettings) -> anyhow::Result<Bundle> {
+    let pem = settings.identity_trust_anchors.as_deref().filter(|pem| !pem.trim().is_empty());
+    match (pem, &settings.trust_bundle_file) {
+        (Some(pem), _) => Bundle::parse_pem(pem).context("cannot use LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"),
+        (None, Some(file)) => Ok(bundle_file(file).await),
+        (None, None) => {
+            anyhow::bail!("neither LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS nor HAWSER_TRUST_BUNDLE_FILE is set")
+        }
+    }
+}
+
+/// Waits until the file holds a bundle. One that is half written is no bundle yet.
+async fn bundle_file(file: &Path) -> Bundle {
+    let mut noticed_at = tokio::time::Instant::now();
+    loop {
+        let problem = match tokio::fs::read_to_string(file).await {
+            Ok(pem) => match Bundle::parse_pem(&pem) {
+                Ok(bundle) => return bundle,
+                Err(error) => http::error_chain(&error),
+            },
+            Err(error) => error.to_string(),
+        };
+        if noticed_at.elapsed() >= WAIT_NOTICE {
+            noticed_at = tokio::time::Instant::now();
+            tracing::warn!(file = %file.display(), problem, "waiting for the trust bundle");
+        }
+        tokio::time::sleep(BUNDLE_POLL).await;
+    }
+}
+
+fn policy_settings(settings: &Settings) -> policy::Settings {
+    let (control, inbound) = (&settings.control, &settings.inbound);
+    let admin_port = settings.admin.admin_listen_addr.port();
+    let ports = inbound.inbound_ports.ranges().cloned().flatten().take(EAGER_PORTS_MAX);
+    policy::Settings {
+        workload: control.policy_workload.clone(),
+        default_policy: inbound.inbound_default_policy,
+        cluster_networks: control.policy_cluster_networks.0.clone(),
+        opaque_ports: inbound.inbound_ports_disable_protocol_detection.clone(),
+        detect_timeout: inbound.inbound_detect_timeout,
+        eager_ports: ports.chain([admin_port]).collect(),
+        idle_timeout: inbound.inbound_discovery_idle_timeout,
+        limits: limits(control),
+    }
+}
+
+/// How long streams of the control plane may take for what.
+fn limits(control: &Control) -> Limits {
+    Limits {
+        initial: control.control_stream_initial_timeout,
+        idle: control.control_stream_idle_timeout,
+        lifetime: control.control_stream_lifetime,
+    }
+}
+
+async fn first_certificate(
+    credentials: &mut watch::Receiver<Option<Arc<credentials::Credentials>>>,
+) -> anyhow::Result<()> {
+    loop {
+        match tokio::time::timeout(WAIT_NOTICE, credentials.wait_for(Option::is_some)).await {
+            Ok(certified) => return certified.map(drop).context("nobody asks for a certificate any more"),
+            Err(_) => tracing::warn!("waiting for the first certificate"),
+        }
+    }
 }

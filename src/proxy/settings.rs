@@ -270,6 +270,21 @@ impl Settings {
     }
 }
 
+/// What to say about the arguments that clap did not take: pods set the variables of the same names.
+pub fn variable(invalid: &clap::error::ContextValue) -> String {
+    let flags: &[String] = match invalid {
+        clap::error::ContextValue::String(flag) => std::slice::from_ref(flag),
+        clap::error::ContextValue::Strings(flags) => flags,
+        _ => &[],
+    };
+    let variable = |flag: &String| {
+        let name = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
+        format!("{ENV_PREFIX}{}", name.replace('-', "_").to_ascii_uppercase())
+    };
+    let variables: Vec<String> = flags.iter().filter(|flag| flag.starts_with("--")).map(variable).collect();
+    if variables.is_empty() { String::new() } else { format!("in a pod, set {}", variables.join(", ")) }
+}
+
 fn log_filter(filter: &str) -> String {
     filter
         .split(',')

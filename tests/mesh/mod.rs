@@ -2,5 +2,6 @@
 
 mod destination;
 mod identity;
+mod inbound;
 mod init;
 mod outbound;

@@ -143,14 +143,15 @@ async fn sweep(shared: std::sync::Weak<Shared>, drain: Drain) {
         };
         let Some(shared) = shared.upgrade() else { return };
         shared.apps().retain(|_, app| {
-            app.idle().retain(|idle| {
-                !draining && !idle.sender.is_closed() && idle.since.elapsed() < shared.options.idle_timeout
+            let is_fresh = |idle: &Idle| !idle.sender.is_closed() && idle.since.elapsed() < shared.options.idle_timeout;
+            app.idle().retain(|idle| !draining && is_fresh(idle));
+            // It is locked while connecting, and so in use.
+            let is_unused = app.shared.try_lock().is_ok_and(|mut shared| {
+                // The task of a connection ends with its last sender, and each stream under way has one.
+                shared.take_if(|sender| draining || sender.is_closed());
+                shared.is_none()
             });
-            // Someone holds it, or it holds something.
-            let unused =
-                |shared: &Option<http2::SendRequest<_>>| shared.as_ref().is_none_or(|sender| sender.is_closed());
-            let idle = app.idle().is_empty() && app.shared.try_lock().is_ok_and(|shared| unused(&shared));
-            Arc::strong_count(app) > 1 || !idle
+            Arc::strong_count(app) > 1 || !is_unused || !app.idle().is_empty()
         });
         if draining {
             return;
@@ -284,11 +285,6 @@ impl App {
         });
         *shared = Some(sender.clone());
         Ok(sender)
-    }
-
-    /// Forgets the shared connection, so that it ends with its streams.
-    pub async fn release(&self) {
-        self.shared.lock().await.take();
     }
 
     fn lost(&self, source: hyper::Error) -> Error {

@@ -1,0 +1,281 @@
+//! The proxy's admin server: probes, metrics, and what the command line asks of a proxy.
+//!
+//! In: HTTP, in plaintext or in mesh TLS for this pod. Out: `/ready`, `/live`, `/metrics`, `/trust`; and to clients in the pod itself,
+//! which is where a port-forward comes from, `/connections`, `/proxy-log-level` and `/shutdown`.
+//!
+//! `/metrics` obeys the policy of the admin port; probes do not, for a pod that cannot be probed cannot live.
+//!
+//! Start at [`Admin::serve`].
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+use super::connections::Table;
+use super::credentials::Credentials;
+use super::detect::{Patience, Spoken, detect_client};
+use super::http::error_chain;
+use super::metrics::Metrics;
+use super::policy::Policies;
+use super::tls::{Alpn, Tls};
+use crate::mesh::Identity;
+use crate::mesh::connection::Security;
+use crate::mesh::policy::{Client, ClientTls, Denied};
+use crate::net::drain::Drain;
+use crate::net::readiness::Readiness;
+use crate::net::serve::serve;
+use crate::net::stream::Stream;
+use crate::pki::Bundle;
+use crate::telemetry;
+
+/// Probes, scrapers and a person or two; more connections than this are somebody's mistake.
+const CONNECTIONS_MAX: usize = 128;
+/// A client that has not said by then what it speaks only holds a place. Scrapers speak at once.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Between the requests of a connection, and for the head of one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+/// A log filter of more bytes is a mistake.
+const FILTER_BYTES_MAX: usize = 4096;
+
+/// What the admin server tells about.
+pub struct Admin {
+    pub connections: Table,
+    pub filter: Option<telemetry::Filter>,
+    pub metrics: Metrics,
+    /// Where it listens, which is what policy knows it by.
+    pub port: u16,
+    pub readiness: Readiness,
+    /// There once the bundle is.
+    pub secured: OnceLock<Secured>,
+    /// Told when somebody asks the proxy to end; none where nobody may.
+    pub shutdown: Option<Arc<Notify>>,
+}
+
+/// What there is from the bundle on.
+pub struct Secured {
+    pub bundle: watch::Receiver<Arc<Bundle>>,
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    pub policies: Policies,
+    pub tls: Tls,
+}
+
+/// The JSON of `/trust`: whom this proxy believes, and what it proves itself with.
+#[derive(Debug, Serialize)]
+struct Trust {
+    identity: Option<Identity>,
+    /// The SHA-256 of the bundle.
+    bundle: String,
+    anchors: Vec<Anchor>,
+    certificate: Option<Leaf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Anchor {
+    subject: String,
+    fingerprint: String,
+    expires_at: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Leaf {
+    serial: String,
+    issuer: String,
+    expires_at: u64,
+}
+
+impl Admin {
+    /// Serves until `drain` starts. It should be the last to: probes go on while connections end.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let stop = drain.clone();
+        serve(listener, CONNECTIONS_MAX, drain, move |stream, peer| {
+            let (admin, stop) = (self.clone(), stop.clone());
+            async move {
+                tokio::select! {
+                    () = Box::pin(admin.connection(stream, peer, stop.clone())) => {}
+                    () = stop.started() => {}
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, drain: Drain) {
+        let patience = Patience { unfinished: SILENCE_MAX, silent: Some(SILENCE_MAX) };
+        let Ok((spoken, stream)) = detect_client(stream, patience).await else { return };
+        let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let Spoken::Tls { sni } = &spoken else {
+            return self.requests(stream, &spoken, Client { address, tls: ClientTls::None }, drain).await;
+        };
+        let Some(secured) = self.secured.get() else { return };
+        if sni.as_deref() != secured.tls.identity().as_ref().map(Identity::as_str) {
+            return tracing::debug!(%peer, ?sni, "TLS for somebody else came to the admin port");
+        }
+        let accepted = match secured.tls.accept(stream, Alpn::None).await {
+            Ok(accepted) => accepted,
+            Err(error) => return tracing::debug!(%peer, error = %error_chain(&error), "no TLS with an admin client"),
+        };
+        let tls = ClientTls::from(&accepted.security);
+        let identity = match &accepted.security {
+            Security::Mutual(tls) => tls.client_identity.as_ref(),
+            _ => None,
+        };
+        tracing::debug!(%peer, ?identity, "an admin client came by TLS");
+        let Ok((spoken, stream)) = detect_client(accepted.stream, patience).await else { return };
+        self.requests(stream, &spoken, Client { address, tls }, drain).await;
+    }
+
+    async fn requests(self: Arc<Self>, stream: impl Stream, spoken: &Spoken, client: Client, drain: Drain) {
+        let answer = service_fn(|request| {
+            let (admin, client) = (self.clone(), client.clone());
+            async move { Ok::<_, Infallible>(admin.answer(&client, request).await) }
+        });
+        let stream = TokioIo::new(stream);
+        let served = match spoken {
+            Spoken::Http2 => http2::Builder::new(drain).timer(TokioTimer::new()).serve_connection(stream, answer).await,
+            _ => {
+                http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_TIMEOUT)
+                    .serve_connection(stream, answer)
+                    .await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(client = %client.address, %error, "an admin connection ended");
+        }
+    }
+
+    async fn answer(&self, client: &Client, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let is_local = client.address.ip().is_loopback();
+        match (request.uri().path(), is_local) {
+            ("/live", _) => text(StatusCode::OK, "live\n"),
+            ("/ready", _) => match self.readiness.is_ready() {
+                true => text(StatusCode::OK, "ready\n"),
+                false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            },
+            ("/metrics", _) => match self.refused(client, &request) {
+                Some(status) => text(status, ""),
+                None => self.metrics(),
+            },
+            ("/trust", _) => self.trust(),
+            ("/connections", true) => self.connections(),
+            ("/proxy-log-level", true) => self.log_level(request).await,
+            ("/shutdown", true) => self.shutdown(request.method()),
+            ("/connections" | "/proxy-log-level" | "/shutdown", false) => {
+                text(StatusCode::FORBIDDEN, "for clients in this pod only\n")
+            }
+            _ => text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+
+    /// What the policy of this port answers instead, if it does not let the client in.
+    fn refused(&self, client: &Client, request: &Request<Incoming>) -> Option<StatusCode> {
+        let secured = self.secured.get()?;
+        let policy = secured.policies.port(self.port).borrow().clone();
+        match policy.authorize_request(client, request) {
+            Ok(_) => None,
+            Err(Denied::NoRoute { .. }) => Some(StatusCode::NOT_FOUND),
+            Err(Denied::Unauthorized { .. }) => Some(StatusCode::FORBIDDEN),
+            Err(Denied::InvalidPolicy { .. }) => Some(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        match self.metrics.encode() {
+            Ok(metrics) => text(StatusCode::OK, metrics),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode metrics: {error}\n")),
+        }
+    }
+
+    fn connections(&self) -> Response<Full<Bytes>> {
+        let identity = self.secured.get().and_then(|secured| secured.tls.identity());
+        json(&self.connections.snapshot(identity))
+    }
+
+    fn trust(&self) -> Response<Full<Bytes>> {
+        let Some(secured) = self.secured.get() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "there is no bundle yet\n");
+        };
+        let bundle = secured.bundle.borrow().clone();
+        let credentials = secured.credentials.borrow().clone();
+        let anchors = bundle.anchors().iter().map(|anchor| Anchor {
+            subject: anchor.subject().into(),
+            fingerprint: anchor.fingerprint(),
+            expires_at: seconds(anchor.not_after()),
+        });
+        json(&Trust {
+            identity: secured.tls.identity(),
+            bundle: bundle.sha256_hex(),
+            anchors: anchors.collect(),
+            certificate: credentials.map(|credentials| Leaf {
+                serial: credentials.leaf.serial().into(),
+                issuer: credentials.leaf.issuer().into(),
+                expires_at: seconds(credentials.not_after),
+            }),
+        })
+    }
+
+    async fn log_level(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Some(filter) = &self.filter else { return text(StatusCode::NOT_FOUND, "not found\n") };
+        match *request.method() {
+            Method::GET => text(StatusCode::OK, filter.current() + "\n"),
+            Method::PUT => {
+                let Ok(body) = Limited::new(request.into_body(), FILTER_BYTES_MAX).collect().await else {
+                    return text(StatusCode::BAD_REQUEST, "cannot read the filter\n");
+                };
+                let directives = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+                match filter.set(&directives) {
+                    Ok(()) => text(StatusCode::NO_CONTENT, ""),
+                    Err(error) => text(StatusCode::BAD_REQUEST, format!("{error:#}\n")),
+                }
+            }
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, ""),
+        }
+    }
+
+    fn shutdown(&self, method: &Method) -> Response<Full<Bytes>> {
+        match (&self.shutdown, method) {
+            (None, _) => text(StatusCode::NOT_FOUND, "not found\n"),
+            (Some(shutdown), &Method::POST) => {
+                shutdown.notify_one();
+                text(StatusCode::OK, "shutdown\n")
+            }
+            (Some(_), _) => text(StatusCode::METHOD_NOT_ALLOWED, ""),
+        }
+    }
+}
+
+fn seconds(at: std::time::SystemTime) -> u64 {
+    at.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(body) => {
+            let mut response = Response::new(Full::new(body.into()));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")),
+    }
+}

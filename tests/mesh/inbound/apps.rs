@@ -1,0 +1,128 @@
+//! Apps behind the proxy: what they were sent is in what they answer.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hawser::net::drain::Drain;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Listens, and gives each connection to `serve`.
+async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let drain = Drain::new();
+    drain.clone().spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drain.spawn(serve(stream));
+        }
+    });
+    address
+}
+
+/// Frames of a body, as given.
+pub(super) struct Frames(VecDeque<Result<Frame<Bytes>, h2::Error>>);
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        Poll::Ready(self.0.pop_front())
+    }
+}
+
+/// What an app says it was asked.
+fn seen(request: &Request<Incoming>) -> String {
+    let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    text
+}
+
+/// Speaks HTTP/1 and answers with what it was asked. Counts nothing, keeps connections alive.
+pub(super) async fn http1() -> SocketAddr {
+    listen(|stream| async move {
+        let answer = service_fn(|request| async move { Ok::<_, Infallible>(Response::new(seen(&request))) });
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+    })
+    .await
+}
+
+/// Speaks HTTP/2 only, and answers as gRPC servers do: a message, then the status in trailers. `/reset` is reset.
+pub(super) async fn grpc() -> SocketAddr {
+    listen(|stream| async move {
+        let answer = service_fn(|request: Request<Incoming>| async move {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "3".parse().unwrap());
+            let frames = match request.uri().path() {
+                "/reset" => vec![
+                    Ok(Frame::data(Bytes::from_static(b"some"))),
+                    Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)),
+                ],
+                _ => vec![Ok(Frame::data(Bytes::from(seen(&request)))), Ok(Frame::trailers(trailers))],
+            };
+            let response = Response::builder().header("content-type", "application/grpc");
+            Ok::<_, Infallible>(response.body(Frames(frames.into())).unwrap())
+        });
+        let builder = hyper::server::conn::http2::Builder::new(Drain::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+    })
+    .await
+}
+
+/// Greets before it has heard anything, then sends back what it hears until that ends, and a farewell after it.
+pub(super) async fn greeter() -> SocketAddr {
+    listen(|mut stream| async move {
+        stream.write_all(b"220 hello\r\n").await.unwrap();
+        let mut heard = [0; 1024];
+        while let Ok(read @ 1..) = stream.read(&mut heard).await {
+            stream.write_all(&heard[..read]).await.unwrap();
+        }
+        let _ = stream.write_all(b"bye\r\n").await;
+    })
+    .await
+}
+
+/// Switches from HTTP/1 to a protocol of its own, in which it sends back what it hears.
+pub(super) async fn switcher() -> SocketAddr {
+    listen(|mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        assert!(head.contains("upgrade: echo\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nready";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await
+}
+
+/// Ends TLS of its own and greets within.
+pub(super) async fn tls(acceptor: tokio_rustls::TlsAcceptor) -> SocketAddr {
+    listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            stream.write_all(b"mine").await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    })
+    .await
+}

@@ -1,0 +1,237 @@
+//! A pod with its proxy's way in, apps behind it, and peers of every kind: each over real sockets on loopback.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hawser::mesh::Identity;
+use hawser::mesh::connection::Connections;
+use hawser::mesh::policy::DefaultPolicy;
+use hawser::mesh::ports::PortSet;
+use hawser::net::drain::Drain;
+use hawser::pki::{Anchor, Bundle, Csr, Issuer, LeafKey, Validity};
+use hawser::proxy::connections::Table;
+use hawser::proxy::credentials::Credentials;
+use hawser::proxy::http::AppOptions;
+use hawser::proxy::inbound::{Inbound, Options};
+use hawser::proxy::metrics::Metrics;
+use hawser::proxy::policy::{self, Policies};
+use hawser::proxy::subscription::Limits;
+use hawser::proxy::tls::Tls;
+use hawser::proxy::transport_header::Header;
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::client::TlsStream;
+
+pub(super) const WEB: &str = "web.shop.serviceaccount.identity.hawser.cluster.local";
+pub(super) const CART: &str = "cart.shop.serviceaccount.identity.hawser.cluster.local";
+/// Where the proxy would listen; nobody does, since targets are given.
+const INBOUND_PORT: u16 = 4143;
+const TRUST_DOMAIN: &str = "cluster.local";
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Who signs, and whom its holders believe.
+pub(super) struct Authority {
+    issuer: Issuer,
+    pub(super) bundle: Arc<Bundle>,
+}
+
+impl Authority {
+    pub(super) fn new() -> Self {
+        // Old enough to have signed what has expired since.
+        let born = SystemTime::now() - 10 * DAY;
+        let anchor = Anchor::create(TRUST_DOMAIN, born).unwrap();
+        let issuer = anchor.create_issuer(TRUST_DOMAIN, born).unwrap();
+        let bundle = Bundle::parse_pem(&anchor.certificate().to_pem()).unwrap();
+        Self { issuer, bundle: Arc::new(bundle) }
+    }
+
+    pub(super) fn credentials(&self, name: &str) -> Arc<Credentials> {
+        self.credentials_from(name, SystemTime::now())
+    }
+
+    pub(super) fn expired(&self, name: &str) -> Arc<Credentials> {
+        self.credentials_from(name, SystemTime::now() - 2 * DAY)
+    }
+
+    fn credentials_from(&self, name: &str, from: SystemTime) -> Arc<Credentials> {
+        let identity: Identity = name.parse().unwrap();
+        let key = LeafKey::generate().unwrap();
+        let csr = Csr::parse_der(&key.csr(&identity).unwrap()).unwrap();
+        let validity = Validity { lifetime: DAY, skew: Duration::from_secs(20) };
+        let leaf = self.issuer.sign(&csr, &identity, from, validity).unwrap();
+        let mut chain = vec![leaf.certificate.der().clone()];
+        chain.extend(leaf.intermediates.iter().cloned());
+        let signer = aws_lc_rs::sign::any_ecdsa_type(&key.private_key()).unwrap();
+        let not_after = leaf.not_after();
+        let certified_key = Arc::new(CertifiedKey::new(chain, signer));
+        Arc::new(Credentials { identity, certified_key, leaf: leaf.certificate, not_after })
+    }
+}
+
+/// The way in to a pod whose identity is [`WEB`].
+pub(super) struct Pod {
+    pub(super) authority: Authority,
+    pub(super) connections: Table,
+    pub(super) metrics: Metrics,
+    pub(super) drain: Drain,
+    inbound: Arc<Inbound>,
+}
+
+impl Pod {
+    pub(super) fn start() -> Self {
+        Self::with_policy(DefaultPolicy::AllUnauthenticated)
+    }
+
+    pub(super) fn with_policy(default_policy: DefaultPolicy) -> Self {
+        let authority = Authority::new();
+        let (_, bundle) = watch::channel(authority.bundle.clone());
+        let (_, credentials) = watch::channel(Some(authority.credentials(WEB)));
+        let tls = Tls::new(bundle, credentials);
+        let (connections, metrics, drain) = (Table::default(), Metrics::new(), Drain::new());
+        let settings = policy::Settings {
+            workload: "web".into(),
+            default_policy,
+            cluster_networks: Vec::new(),
+            opaque_ports: PortSet::default(),
+            detect_timeout: Duration::from_secs(10),
+            eager_ports: Default::default(),
+            idle_timeout: Duration::from_secs(90),
+            limits: Limits::default(),
+        };
+        // Nobody answers there, so the default policy stays in force.
+        let away = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+        let options = Options {
+            port: INBOUND_PORT,
+            ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
+            detect_timeout: Duration::from_secs(10),
+            keepalive: Some(Duration::from_secs(10)),
+            user_timeout: Some(Duration::from_secs(30)),
+            app: AppOptions { connect_timeout: Duration::from_secs(1), idle_timeout: Duration::from_secs(3) },
+            in_flight_max: 100,
+            http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
+        };
+        let policies = Policies::new(away, settings, Drain::new());
+        let inbound = Inbound::new(options, tls, policies, connections.clone(), metrics.clone(), drain.clone());
+        Self { authority, connections, metrics, drain, inbound: Arc::new(inbound) }
+    }
+
+    /// A connection that was going to `target`, of a client that is not in the pod.
+    pub(super) async fn dial(&self, target: SocketAddr) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        // What policy lets everyone in the pod do says nothing about others.
+        let peer = SocketAddr::new(IpAddr::from([10, 9, 8, 7]), peer.port());
+        let inbound = self.inbound.clone();
+        self.drain.spawn(async move { inbound.accept(stream, peer, target).await });
+        client
+    }
+
+    /// A connection to the inbound port itself.
+    pub(super) async fn dial_direct(&self) -> TcpStream {
+        self.dial(SocketAddr::from((Ipv4Addr::LOCALHOST, INBOUND_PORT))).await
+    }
+
+    /// As a stock peer connects: mesh TLS to the inbound port, then the header.
+    pub(super) async fn connect(&self, header: Header) -> TlsStream<TcpStream> {
+        let peer = Peer::meshed(self, &self.authority.credentials(CART));
+        let mut stream = peer.handshake(self.dial_direct().await).await.unwrap();
+        stream.write_all(&header.encode()).await.unwrap();
+        stream
+    }
+
+    pub(super) fn snapshot(&self) -> Connections {
+        self.connections.snapshot(None)
+    }
+}
+
+/// How somebody begins TLS. Plain rustls, with none of the proxy's own code.
+pub(super) struct Peer {
+    pub(super) bundle: Arc<Bundle>,
+    pub(super) credentials: Option<Arc<Credentials>>,
+    pub(super) alpn: Vec<Vec<u8>>,
+    pub(super) sni: &'static str,
+}
+
+impl Peer {
+    pub(super) fn meshed(pod: &Pod, credentials: &Arc<Credentials>) -> Self {
+        Self {
+            bundle: pod.authority.bundle.clone(),
+            credentials: Some(credentials.clone()),
+            alpn: vec![b"transport.l5d.io/v1".to_vec()],
+            sni: WEB,
+        }
+    }
+
+    pub(super) async fn handshake(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(self.bundle.root_store(), provider.clone()).build().unwrap();
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_webpki_verifier(verifier);
+        let mut config = match &self.credentials {
+            None => builder.with_no_client_auth(),
+            Some(credentials) => builder.with_client_cert_resolver(Arc::new(Shown(credentials.certified_key.clone()))),
+        };
+        config.alpn_protocols = self.alpn.clone();
+        let name = ServerName::try_from(self.sni).unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// Whether the pod lets this peer in: refusals of a client's certificate arrive after its side of the handshake is done.
+    pub(super) async fn is_let_in(&self, stream: TcpStream, header: &Header) -> bool {
+        let Ok(mut stream) = self.handshake(stream).await else { return false };
+        let request = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+        if stream.write_all(&[header.encode(), request.to_vec()].concat()).await.is_err() {
+            return false;
+        }
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        answer.starts_with(b"HTTP/1.1 200")
+    }
+}
+
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A self-signed certificate of the app's own, for what passes through.
+pub(super) fn app_tls(name: &str) -> (tokio_rustls::TlsAcceptor, CertificateDer<'static>) {
+    let own = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let certificate = own.cert.der().clone();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key.into())
+        .unwrap();
+    (Arc::new(config).into(), certificate)
+}
+
+/// Lets the other tasks go on until it is so.
+pub(super) async fn becomes_true(what: &str, is_so: impl Fn() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
