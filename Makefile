@@ -10,7 +10,7 @@ musl := $(shell uname -m)-unknown-linux-musl
 binary := $(target_dir)/$(musl)/release/hawser
 # Says what a stage is, and how long it took.
 stage := tests/stage
-scripts := .ci/run tests/deps tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
+scripts := .ci/run tests/deps tests/dist tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
 	tests/kubernetes/build tests/kubernetes/cluster tests/kubernetes/smoke
 
 .PHONY: help
@@ -67,6 +67,22 @@ golden: ## rewrite the golden files of the tests; review the diff as code
 deny: ## licences and sources of all dependencies; one TLS stack, one crypto provider
 	@command -v cargo-deny >/dev/null || { echo "error: cargo-deny is missing; install it with: cargo install --locked cargo-deny"; exit 1; }
 	cargo deny --locked check bans licenses sources
+
+.PHONY: completions
+completions: ## write completions/ anew, from clap's description of the flags
+	@mkdir -p completions
+	cargo run --quiet --locked -- completion bash > completions/hawser.bash
+	cargo run --quiet --locked -- completion zsh > completions/_hawser
+	cargo run --quiet --locked -- completion fish > completions/hawser.fish
+
+.PHONY: docs
+docs: ## write docs/cli.md anew, likewise
+	@mkdir -p docs
+	cargo run --quiet --locked -- docs > docs/cli.md
+
+.PHONY: dist
+dist: build ## the files of a release, as install.sh wants them: an archive and its checksum
+	@tests/dist $(binary) $(target_dir)/dist
 
 .PHONY: shellcheck
 shellcheck: ## lint the shell scripts

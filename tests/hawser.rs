@@ -5,6 +5,8 @@
 mod cli;
 /// The proofs: an installed mesh on a real Kubernetes.
 mod cluster;
+/// What is linked into the binary.
+mod dependencies;
 /// Roles and proxies on real sockets, without a cluster.
 mod mesh;
 /// What the tests share.

@@ -5,6 +5,7 @@ mod image;
 mod inject;
 mod install;
 mod reading;
+mod install_sh;
 mod sample;
 mod uninstall;
 mod version;
