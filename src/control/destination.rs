@@ -96,6 +96,7 @@ async fn work(role: Role, args: Args) -> anyhow::Result<()> {
     let (destination_address, policy_address) = (args.destination_address, args.policy_address);
     let index = Arc::new(Index::new(args.settings()));
     watches::start(&role, &index);
+    watches::warn_of_policy_resources(&role);
     serve(&index, destination_address, policy_address, &role.drain).await?;
     Ok(())
 }

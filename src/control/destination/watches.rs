@@ -109,6 +109,24 @@ pub(super) fn start(role: &Role, index: &Arc<Index>) {
     metrics.register_collector(Box::new(Metrics { watched, index: index.clone() }));
 }
 
+/// Policy resources of another mesh's installation are not read: who wrote them must not believe that they are in force.
+pub(super) fn warn_of_policy_resources(role: &Role) {
+    let client = role.client.clone();
+    spawn(role, async move {
+        match client.list_api_groups().await {
+            Ok(found) if found.groups.iter().any(|group| group.name == POLICY_GROUP) => tracing::warn!(
+                group = POLICY_GROUP,
+                "the cluster has policy resources, which are not enforced yet: only annotations and the default policy are"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "cannot tell whether the cluster has policy resources"),
+        }
+    });
+}
+
+/// The API group of Server, AuthorizationPolicy and their like.
+const POLICY_GROUP: &str = "policy.linkerd.io";
+
 fn spawn(role: &Role, followed: impl Future<Output = ()> + Send + 'static) {
     let drain = role.drain.clone();
     role.drain.spawn(async move {
