@@ -80,6 +80,8 @@ struct Inner {
 struct Secure {
     tls: Tls,
     server: Identity,
+    /// Whether the service is to learn who we are.
+    is_mutual: bool,
 }
 
 /// The connection there is, or how it goes with getting one.
@@ -149,6 +151,8 @@ enum Error {
 impl Channel {
     /// A channel to the service at `address`, which must prove to be `server` unless it is in this very pod.
     ///
+    /// Requests wait until this proxy can prove itself too: a connection made before would stay anonymous for as long as it lives.
+    ///
     /// `tasks` holds the connection's task. It should not be the drain of the proxy's own connections: those need the control
     /// plane until the last of them has ended.
     ///
@@ -160,10 +164,33 @@ impl Channel {
         tls: &Tls,
         tasks: Drain,
     ) -> Result<Self, InvalidControl> {
+        Self::with(address, server, tls, tasks, true)
+    }
+
+    /// A channel to the identity service, which is spoken to with a certificate or, for the first one, without.
+    ///
+    /// # Errors
+    /// Where the server's identity is missing.
+    pub(super) fn to_identity(
+        address: ControlAddr,
+        server: Option<Identity>,
+        tls: &Tls,
+        tasks: Drain,
+    ) -> Result<Self, InvalidControl> {
+        Self::with(address, server, tls, tasks, false)
+    }
+
+    fn with(
+        address: ControlAddr,
+        server: Option<Identity>,
+        tls: &Tls,
+        tasks: Drain,
+        is_mutual: bool,
+    ) -> Result<Self, InvalidControl> {
         let authority = address.to_string().parse().map_err(|_| InvalidControl::Authority(address.clone()))?;
         let secure = match (address.is_loopback(), server) {
             (true, _) => None,
-            (false, Some(server)) => Some(Secure { tls: tls.clone(), server }),
+            (false, Some(server)) => Some(Secure { tls: tls.clone(), server, is_mutual }),
             (false, None) => return Err(InvalidControl::NoServerIdentity(address)),
         };
         let link = Link { sender: None, retry: Retry::new(), retry_at: Instant::now() };
@@ -217,6 +244,9 @@ impl Channel {
                         return sender.clone();
                     }
                     link.sender = None;
+                }
+                if let Some(secure) = self.0.secure.as_ref().filter(|secure| secure.is_mutual) {
+                    secure.tls.certified().await;
                 }
                 sleep_until(link.retry_at).await;
                 match self.0.connect().await {

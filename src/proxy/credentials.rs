@@ -180,7 +180,7 @@ pub async fn keep(
 ) {
     let certify = |request| {
         // A connection for each certificate: the service should not hold one open for every pod of the cluster.
-        let channel = Channel::new(settings.service.clone(), settings.server.clone(), &tls, drain.clone());
+        let channel = Channel::to_identity(settings.service.clone(), settings.server.clone(), &tls, drain.clone());
         async move {
             let mut client = IdentityClient::new(channel?);
             let answered = timeout(CERTIFY_TIMEOUT, client.certify(request)).await.map_err(|_| Error::Timeout)?;

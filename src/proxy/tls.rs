@@ -177,6 +177,14 @@ impl Tls {
         self.0.credentials.borrow().as_ref().map(|credentials| credentials.identity.clone())
     }
 
+    /// Resolves once this proxy is certified; never, if nobody gets it certificates any more.
+    pub async fn certified(&self) {
+        let mut credentials = self.0.credentials.clone();
+        if credentials.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Does the server's part of a handshake with a client whose SNI is ours.
     ///
     /// A client may stay without a certificate ([`Security::ServerOnly`]), but one that shows any must show a good one.

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::*;
+use crate::mesh::connection::Security;
 use crate::pki::{Anchor, Bundle, Csr, LeafKey, Validity};
 use crate::proxy::credentials::Credentials;
 use crate::proxy::tls::Alpn;
@@ -33,43 +34,49 @@ impl World {
 
     /// TLS as `name` has it, or as a proxy that is not certified yet.
     fn tls(&self, name: Option<&str>) -> Tls {
-        let credentials = name.map(|name| {
-            let now = std::time::SystemTime::now();
-            let (identity, key): (Identity, _) = (name.parse().unwrap(), LeafKey::generate().unwrap());
-            let csr = Csr::parse_der(&key.csr(&identity).unwrap()).unwrap();
-            let validity = Validity { lifetime: Duration::from_secs(3600), skew: Duration::ZERO };
-            let issuer = self.anchor.create_issuer("cluster.local", now).unwrap();
-            let leaf = issuer.sign(&csr, &identity, now, validity).unwrap();
-            let chain = std::iter::once(leaf.certificate.der().clone()).chain(leaf.intermediates.clone()).collect();
-            let certified_key = Arc::new(CertifiedKey::new(chain, any_ecdsa_type(&key.private_key()).unwrap()));
-            Arc::new(Credentials { identity, certified_key, not_after: leaf.not_after(), leaf: leaf.certificate })
-        });
-        Tls::new(self.bundle.clone(), watch::channel(credentials).1)
+        Tls::new(self.bundle.clone(), watch::channel(name.map(|name| self.credentials(name))).1)
+    }
+
+    fn credentials(&self, name: &str) -> Arc<Credentials> {
+        let now = std::time::SystemTime::now();
+        let (identity, key): (Identity, _) = (name.parse().unwrap(), LeafKey::generate().unwrap());
+        let csr = Csr::parse_der(&key.csr(&identity).unwrap()).unwrap();
+        let validity = Validity { lifetime: Duration::from_secs(3600), skew: Duration::ZERO };
+        let issuer = self.anchor.create_issuer("cluster.local", now).unwrap();
+        let leaf = issuer.sign(&csr, &identity, now, validity).unwrap();
+        let chain = std::iter::once(leaf.certificate.der().clone()).chain(leaf.intermediates.clone()).collect();
+        let certified_key = Arc::new(CertifiedKey::new(chain, any_ecdsa_type(&key.private_key()).unwrap()));
+        Arc::new(Credentials { identity, certified_key, not_after: leaf.not_after(), leaf: leaf.certificate })
     }
 }
 
-/// A service that answers each request with what it was asked, and closes a connection after `requests_max`.
+/// A service that answers each request with what it was asked and by whom, and closes a connection after `requests_max`.
 async fn serve(listener: TcpListener, tls: Option<Tls>, requests_max: usize) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let Some(tls) = &tls else {
-            answer(stream, requests_max).await;
+            answer(stream, String::new(), requests_max).await;
             continue;
         };
         if let Ok(accepted) = tls.accept(stream, Alpn::None).await {
-            answer(accepted.stream, requests_max).await;
+            let client = match accepted.security {
+                Security::Mutual(tls) => format!(" of {}", tls.client_identity.unwrap()),
+                _ => String::new(),
+            };
+            answer(accepted.stream, client, requests_max).await;
         }
     }
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, requests_max: usize) {
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, client: String, requests_max: usize) {
     let (done, mut is_done) = watch::channel(());
     let requests = AtomicUsize::new(0);
     let service = service_fn(|request: Request<Incoming>| {
         if requests.fetch_add(1, Ordering::Relaxed) + 1 == requests_max {
             done.send_replace(());
         }
-        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(request.uri().to_string())))) }
+        let answer = format!("{}{client}", request.uri());
+        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer)))) }
     });
     let served =
         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
@@ -82,10 +89,11 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, requests_max: usize
 }
 
 /// A channel to `port` of this machine, secured as one to another pod would be.
-fn secured(port: u16, tls: Tls, server: &str) -> Channel {
+fn secured(port: u16, tls: Tls, server: &str, is_mutual: bool) -> Channel {
     let channel = plain(port);
     let inner = Arc::into_inner(channel.0).unwrap();
-    Channel(Arc::new(Inner { secure: Some(Secure { tls, server: server.parse().unwrap() }), ..inner }))
+    let secure = Secure { tls, server: server.parse().unwrap(), is_mutual };
+    Channel(Arc::new(Inner { secure: Some(secure), ..inner }))
 }
 
 fn plain(port: u16) -> Channel {
@@ -141,14 +149,22 @@ async fn a_connection_that_has_ended_is_made_anew() {
 }
 
 #[tokio::test]
-async fn proves_the_server_and_itself_once_certified() {
+async fn asks_for_the_first_certificate_without_one_and_for_all_else_with_it() {
     let (listener, port) = listen().await;
     let (world, drain) = (World::new(), Drain::new());
     drain.spawn(serve(listener, Some(world.tls(Some(DESTINATION))), 1));
-    let before = secured(port, world.tls(None), DESTINATION);
-    assert!(ask(&before).await.is_ok(), "the first certificate is asked for without one");
-    let after = secured(port, world.tls(Some(WEB)), DESTINATION);
-    assert_eq!(ask(&after).await.unwrap(), format!("http://localhost:{port}/package.Service/Method"));
+    let identity = secured(port, world.tls(None), DESTINATION, false);
+    assert!(ask(&identity).await.is_ok());
+
+    let (publish, credentials) = watch::channel(None);
+    let destination = secured(port, Tls::new(world.bundle.clone(), credentials), DESTINATION, true);
+    let mut asked = std::pin::pin!(ask(&destination));
+    for _ in 0..100 {
+        assert!(futures_util::poll!(&mut asked).is_pending(), "asked without a certificate");
+        tokio::task::yield_now().await;
+    }
+    publish.send_replace(Some(world.credentials(WEB)));
+    assert_eq!(asked.await.unwrap(), format!("http://localhost:{port}/package.Service/Method of {WEB}"));
 }
 
 #[tokio::test]
@@ -156,7 +172,7 @@ async fn says_nothing_to_a_server_that_is_somebody_else() {
     let (listener, port) = listen().await;
     let (world, drain) = (World::new(), Drain::new());
     drain.spawn(serve(listener, Some(world.tls(Some(WEB))), 1));
-    let channel = secured(port, world.tls(None), DESTINATION);
+    let channel = secured(port, world.tls(None), DESTINATION, false);
     let refused = channel.0.connect().await.unwrap_err();
     assert!(matches!(refused, Error::Tls(_, tls::Error::WrongServer { .. })), "{refused:?}");
 }
