@@ -14,6 +14,7 @@ mod certificate;
 mod csr;
 mod issuer;
 mod leaf_key;
+pub mod serving;
 
 pub use bundle::{Bundle, InvalidBundle, NotTrusted};
 pub use certificate::{Certificate, InvalidCertificate};
