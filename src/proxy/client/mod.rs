@@ -297,3 +297,78 @@ impl Records {
         self.transport.failed(error);
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::pki::{Anchor, Bundle};
+
+    /// A connector of a pod 10.0.0.9 without certificate.
+    pub(in crate::proxy) fn connector() -> Arc<Connector> {
+        let anchor = Anchor::create("cluster.local", SystemTime::now()).unwrap();
+        let bundle = Arc::new(Bundle::parse_pem(&anchor.certificate().to_pem()).unwrap());
+        Arc::new(Connector {
+            options: Options {
+                connect_timeout: Duration::from_secs(1),
+                keepalive: None,
+                user_timeout: None,
+                http1_idle_timeout: Duration::from_secs(3),
+                local_ips: vec!["10.0.0.9".parse().unwrap()],
+                own_ports: vec![4140, 4143],
+                may_dial_loopback: false,
+            },
+            tls: Tls::new(watch::Sender::new(bundle).subscribe(), watch::Sender::new(None).subscribe()),
+            connections: Table::default(),
+            metrics: Metrics::new(),
+            drain: Drain::new(),
+        })
+    }
+
+    async fn refused(address: &str) -> Error {
+        let endpoint = Endpoint::plain(address.parse().unwrap());
+        connector().connect(&endpoint, Protocol::Opaque, None, &Labels::target(endpoint.address)).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn never_connects_to_loopback() {
+        for address in ["127.0.0.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "0.0.0.0:80", "[::]:80"] {
+            assert!(matches!(refused(address).await, Error::Loopback(_)), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn never_connects_to_itself() {
+        assert!(matches!(refused("10.0.0.9:4143").await, Error::Loop(_)));
+        assert!(matches!(refused("10.0.0.9:4140").await, Error::Loop(_)));
+    }
+
+    #[test]
+    fn labels_say_who_where_and_how_secured() {
+        let mut endpoint = Endpoint::plain("10.0.0.2:80".parse().unwrap());
+        endpoint.labels.insert("pod".into(), "web-1".into());
+        let connector = connector();
+        let shown = |endpoint: &Endpoint| format!("{:?}", connector.labels(endpoint, Some("web.shop:80")));
+        let plain = shown(&endpoint);
+        for part in ["web.shop:80", "10.0.0.2:80", "not_provided_by_service_discovery", "dst_pod"] {
+            assert!(plain.contains(part), "{part} in {plain}");
+        }
+        let identity: Identity = "web.shop".parse().unwrap();
+        endpoint.server = Server::Meshed { identity, server_name: "web.shop".into() };
+        assert!(shown(&endpoint).contains("server_id"));
+        endpoint.address = "10.0.0.9:80".parse().unwrap();
+        assert!(shown(&endpoint).contains("loopback"), "one's own app is reached without TLS");
+    }
+
+    #[test]
+    fn an_opaque_server_is_not_told_what_is_spoken() {
+        let mut endpoint = Endpoint::plain("10.0.0.2:80".parse().unwrap());
+        assert_eq!(said(&endpoint, Protocol::Http1), Protocol::Http1);
+        endpoint.hint = Hint::Opaque;
+        assert_eq!(said(&endpoint, Protocol::Http1), Protocol::Opaque);
+    }
+}

@@ -120,3 +120,120 @@ fn blindly(http: HttpRoutes) -> TcpRoutes {
     };
     TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule: TcpRule { refused: None, backends } }])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh::endpoint::Server;
+    use crate::proxy::backend::{Backend, Spec};
+    use crate::proxy::client::tests::connector;
+    use crate::wire::destination::{TlsIdentity, WeightedAddr, tls_identity};
+    use crate::wire::outbound::ProxyProtocol;
+    use crate::wire::outbound::proxy_protocol::{Detect, Http1, Http2, Kind, Opaque};
+
+    const TARGET: &str = "10.1.2.3:80";
+
+    fn lookups() -> Lookups {
+        Lookups::new(TARGET.parse().unwrap(), Lookup::Pending)
+    }
+
+    fn plan(lookups: &Lookups) -> Option<Plan> {
+        let connector = connector();
+        let seconds = Duration::from_secs(3);
+        lookups.plan(&mut |spec| Arc::new(Backend::new(spec, connector.clone(), seconds)))
+    }
+
+    fn detect() -> OutboundPolicy {
+        let detect = Detect {
+            http1: Some(Http1::default()),
+            http2: Some(Http2::default()),
+            opaque: Some(Opaque::default()),
+            ..Detect::default()
+        };
+        OutboundPolicy { protocol: Some(ProxyProtocol { kind: Some(Kind::Detect(detect)) }), metadata: None }
+    }
+
+    fn profile(is_opaque: bool, identity: Option<&str>) -> DestinationProfile {
+        let identity = identity.map(|name| TlsIdentity {
+            strategy: Some(tls_identity::Strategy::DnsLikeIdentity(tls_identity::DnsLikeIdentity {
+                name: name.into(),
+            })),
+            server_name: None,
+        });
+        let address: SocketAddr = TARGET.parse().unwrap();
+        let endpoint = WeightedAddr { addr: Some(address.into()), tls_identity: identity, ..WeightedAddr::default() };
+        DestinationProfile { opaque_protocol: is_opaque, endpoint: Some(endpoint), ..DestinationProfile::default() }
+    }
+
+    fn endpoint(plan: &Plan) -> &Endpoint {
+        match &plan.backends[0].spec {
+            Spec::Forward(endpoint) => endpoint,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_certain_before_both_questions_are_answered() {
+        let mut lookups = lookups();
+        assert!(plan(&lookups).is_none());
+        lookups.profile(profile(false, None));
+        assert!(plan(&lookups).is_none(), "a profile alone says nothing of routes");
+        lookups.policy(detect());
+        assert!(matches!(plan(&lookups).unwrap().protocol, Protocol::Detect { .. }));
+    }
+
+    #[test]
+    fn a_policy_waits_for_its_profile_only_so_long() {
+        let mut lookups = lookups();
+        lookups.policy(detect());
+        assert!(plan(&lookups).is_none());
+        lookups.profile_is_late();
+        assert!(plan(&lookups).is_some());
+        lookups.profile(profile(true, None));
+        assert!(matches!(plan(&lookups).unwrap().protocol, Protocol::Opaque(_)), "it counts when it comes");
+    }
+
+    #[test]
+    fn without_a_policy_the_endpoint_of_the_profile_is_the_plan() {
+        let mut lookups = lookups();
+        lookups.no_policy(&Status::not_found(""));
+        lookups.profile_is_late();
+        assert!(plan(&lookups).is_none(), "the endpoint may be meshed: there is no plaintext before that is known");
+        lookups.profile(profile(false, Some("web.shop")));
+        let plan = plan(&lookups).unwrap();
+        assert!(matches!(endpoint(&plan).server, Server::Meshed { .. }));
+    }
+
+    #[test]
+    fn a_target_with_neither_is_forwarded_as_it_is() {
+        let mut lookups = lookups();
+        lookups.no_policy(&Status::unimplemented(""));
+        lookups.no_profile();
+        assert_eq!(*endpoint(&plan(&lookups).unwrap()), Endpoint::plain(TARGET.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_policy_refused_for_good_is_not_replaced_by_plaintext() {
+        let mut lookups = lookups();
+        lookups.profile(profile(false, None));
+        lookups.no_policy(&Status::invalid_argument("no such workload"));
+        assert!(matches!(plan(&lookups).unwrap().protocol, Protocol::Invalid(_)));
+    }
+
+    #[test]
+    fn a_profile_makes_a_port_opaque_whatever_its_policy_says() {
+        let mut lookups = lookups();
+        lookups.profile(profile(true, None));
+        let http = OutboundPolicy {
+            protocol: Some(ProxyProtocol { kind: Some(Kind::Http1(Http1::default())) }),
+            metadata: None,
+        };
+        for policy in [detect(), http] {
+            lookups.policy(policy);
+            assert!(matches!(plan(&lookups).unwrap().protocol, Protocol::Opaque(_)));
+        }
+    }
+}

@@ -20,6 +20,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -127,6 +128,8 @@ pub struct Target {
 struct TargetState {
     plan: watch::Sender<Option<Arc<Plan>>>,
     lookups: Mutex<Lookups>,
+    /// Somebody has waited in vain to be told: the next one outside of the cluster need not.
+    is_untold: AtomicBool,
 }
 
 /// A target that can be used.
@@ -226,6 +229,7 @@ impl Discovery {
         let target = shared.target(address)?;
         let is_external = !shared.settings.networks.0.is_empty() && !shared.settings.networks.contains(address.ip());
         let patience = match is_external {
+            true if target.state.is_untold.load(Ordering::Relaxed) => Duration::ZERO,
             true => EXTERNAL_PATIENCE.min(shared.settings.cluster_patience),
             false => shared.settings.cluster_patience,
         };
@@ -235,6 +239,7 @@ impl Discovery {
         if let Some(first) = told {
             return Ok(Discovered { target, fallback: None, first });
         }
+        target.state.is_untold.store(true, Ordering::Relaxed);
         let action = if is_external { "forwarded" } else { "refused" };
         shared.undiscovered.get_or_create(&Labels::new([("action", action)])).inc();
         if !is_external {
@@ -272,6 +277,7 @@ impl Shared {
         let state = Arc::new(TargetState {
             plan: watch::Sender::new(None),
             lookups: Mutex::new(Lookups::new(address, profile)),
+            is_untold: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();
         let (shared, looked_up, stopped) = (self.clone(), state.clone(), stop.clone());

@@ -154,7 +154,9 @@ impl HttpRule {
     pub fn location(&self, redirect: &Redirect, uri: &Uri, headers: &HeaderMap) -> String {
         let scheme = redirect.scheme.as_deref().or(uri.scheme_str()).unwrap_or("http");
         let host = redirect.host.clone().or_else(|| route::host(uri, headers)).unwrap_or_default();
-        let port = redirect.port.filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443)));
+        // Another scheme has another port; with the same one the client is where it was.
+        let same = || redirect.scheme.is_none().then(|| port(uri, headers)).flatten();
+        let port = redirect.port.or_else(same).filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443)));
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let path = match &redirect.path {
             None => Cow::from(uri.path()),
@@ -176,6 +178,12 @@ impl HttpRule {
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{scheme}://{host}{port}{path}{query}")
     }
+}
+
+/// The port that a request names.
+fn port(uri: &Uri, headers: &HeaderMap) -> Option<u16> {
+    let header = || headers.get(http::header::HOST)?.to_str().ok()?.parse::<http::uri::Authority>().ok()?.port_u16();
+    uri.port_u16().or_else(header)
 }
 
 impl TcpRoutes {
@@ -209,5 +217,88 @@ impl<F> Distribution<F> {
                 })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::mesh::Endpoint;
+    use crate::proxy::backend::Spec;
+    use crate::proxy::client::tests::connector;
+
+    fn backend(port: u16) -> RouteBackend<Refusal> {
+        let endpoint = Endpoint::plain(([10, 0, 0, 1], port).into());
+        let spec = Spec::Forward(Box::new(endpoint));
+        RouteBackend { backend: Arc::new(Backend::new(spec, connector(), Duration::from_secs(3))), filters: Vec::new() }
+    }
+
+    fn tcp_route(snis: Vec<HostMatch>, refused: Refusal) -> TcpRoute {
+        TcpRoute { snis, rule: TcpRule { refused: Some(refused), backends: Distribution::Empty } }
+    }
+
+    #[test]
+    fn weights_are_shares() {
+        let distribution = Distribution::Random(vec![(backend(1), 1), (backend(2), 0), (backend(3), 3)]);
+        let mut random = StdRng::seed_from_u64(7);
+        let mut counts = [0; 4];
+        for _ in 0..1_000 {
+            let Spec::Forward(endpoint) = &distribution.pick(&mut random).unwrap().backend.spec else { panic!() };
+            counts[usize::from(endpoint.address.port())] += 1;
+        }
+        assert_eq!(counts[2], 0, "a weight of nothing is never picked");
+        assert!((200..300).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn nothing_is_picked_where_all_weigh_nothing() {
+        let mut random = StdRng::seed_from_u64(7);
+        assert!(Distribution::Random(vec![(backend(1), 0)]).pick(&mut random).is_none());
+        assert!(Distribution::<Refusal>::Empty.pick(&mut random).is_none());
+    }
+
+    #[test]
+    fn the_closest_sni_wins_and_of_equals_the_first() {
+        let suffix = || vec![HostMatch::Suffix("example.com".into())];
+        let exact = vec![HostMatch::Exact("a.example.com".into())];
+        let invalid = |name: &str| Refusal::Invalid(name.into());
+        let routes = TcpRoutes(vec![
+            tcp_route(suffix(), invalid("first")),
+            tcp_route(suffix(), invalid("second")),
+            tcp_route(exact, invalid("exact")),
+        ]);
+        let found = |sni| routes.find(sni).and_then(|rule| rule.refused.clone());
+        assert_eq!(found(Some("b.example.com")), Some(invalid("first")));
+        assert_eq!(found(Some("a.example.com")), Some(invalid("exact")));
+        assert_eq!(found(Some("other.com")), None);
+        assert_eq!(found(None), None);
+    }
+
+    fn location(redirect: Redirect, uri: &str) -> String {
+        let path = Some(PathMatch::Prefix("/old".into()));
+        let matches = vec![RequestMatch::Http(HttpMatch { path, ..HttpMatch::default() })];
+        let rule = HttpRule { matches, filters: Vec::new(), backends: Distribution::Empty };
+        let headers = HeaderMap::from_iter([(http::header::HOST, "web:8080".parse().unwrap())]);
+        rule.location(&redirect, &uri.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_does_not_change() {
+        let stay = || Redirect { scheme: None, host: None, port: None, path: None, status: StatusCode::FOUND };
+        assert_eq!(location(stay(), "/old/a?b=c"), "http://web:8080/old/a?b=c");
+        let secure = Redirect { scheme: Some("https".into()), port: Some(443), ..stay() };
+        assert_eq!(location(secure, "/old"), "https://web/old");
+        let moved = Redirect { host: Some("shop".into()), path: Some(NewPath::Prefix("/new/".into())), ..stay() };
+        assert_eq!(location(moved.clone(), "/old/a"), "http://shop:8080/new/a");
+        assert_eq!(location(moved, "/old"), "http://shop:8080/new");
+        let root = Redirect { path: Some(NewPath::Prefix("/".into())), ..stay() };
+        assert_eq!(location(root, "/old"), "http://web:8080/");
+        let full = Redirect { path: Some(NewPath::Full("/gone".into())), port: Some(81), ..stay() };
+        assert_eq!(location(full, "/old/x"), "http://web:81/gone");
     }
 }

@@ -342,3 +342,107 @@ fn sni_match(sni: tls_route::SniMatch) -> Result<HostMatch, Invalid> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::client::tests::connector;
+    use crate::wire::destination::{ProtocolHint, TlsIdentity};
+    use crate::wire::outbound::ProxyProtocol;
+
+    fn said() -> WeightedAddr {
+        let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+        WeightedAddr { addr: Some(address.into()), ..WeightedAddr::default() }
+    }
+
+    fn read(said: WeightedAddr) -> Endpoint {
+        endpoint(said, &HashMap::from([("service".to_owned(), "web".to_owned())])).unwrap()
+    }
+
+    fn identified(strategy: tls_identity::Strategy) -> Server {
+        let identity = TlsIdentity { strategy: Some(strategy), server_name: None };
+        read(WeightedAddr { tls_identity: Some(identity), ..said() }).server
+    }
+
+    #[test]
+    fn an_address_is_big_endian_and_labels_are_those_of_set_and_endpoint() {
+        let mut said = said();
+        said.addr = Some(net::TcpAddress {
+            ip: Some(net::IpAddress { ip: Some(net::ip_address::Ip::Ipv4(0x0a00_0001)) }),
+            port: 80,
+        });
+        said.metric_labels.insert("pod".into(), "web-1".into());
+        let endpoint = read(said);
+        assert_eq!(endpoint.address, "10.0.0.1:80".parse().unwrap());
+        assert_eq!(endpoint.labels, BTreeMap::from([("pod".into(), "web-1".into()), ("service".into(), "web".into())]));
+        assert_eq!((endpoint.server, endpoint.header_port), (Server::Unmeshed, None));
+    }
+
+    #[test]
+    fn an_endpoint_without_a_usable_address_is_left_out() {
+        let port = |port| WeightedAddr { addr: said().addr.map(|addr| net::TcpAddress { port, ..addr }), ..said() };
+        for said in [WeightedAddr::default(), port(0), port(70_000)] {
+            assert_eq!(endpoint(said, &HashMap::new()), None);
+        }
+    }
+
+    #[test]
+    fn the_server_name_is_the_identity_unless_given() {
+        let dns = tls_identity::DnsLikeIdentity { name: "web.shop".into() };
+        let server = identified(tls_identity::Strategy::DnsLikeIdentity(dns));
+        assert_eq!(server, Server::Meshed { identity: "web.shop".parse().unwrap(), server_name: "web.shop".into() });
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_verified_does_not_make_an_endpoint_plaintext() {
+        let uri = tls_identity::UriLikeIdentity { uri: "spiffe://cluster.local/web".into() };
+        let dns = tls_identity::DnsLikeIdentity { name: "web.shop.".into() };
+        for strategy in [tls_identity::Strategy::UriLikeIdentity(uri), tls_identity::Strategy::DnsLikeIdentity(dns)] {
+            assert!(matches!(identified(strategy), Server::Unverifiable(_)));
+        }
+        let none = TlsIdentity { strategy: None, server_name: None };
+        assert!(matches!(read(WeightedAddr { tls_identity: Some(none), ..said() }).server, Server::Unverifiable(_)));
+    }
+
+    #[test]
+    fn a_header_port_out_of_range_is_none() {
+        let with = |inbound_port| {
+            let opaque_transport = Some(protocol_hint::OpaqueTransport { inbound_port });
+            read(WeightedAddr { protocol_hint: Some(ProtocolHint { protocol: None, opaque_transport }), ..said() })
+        };
+        assert_eq!(with(4143).header_port, Some(4143));
+        for port in [0, 65_535, 70_000] {
+            assert_eq!(with(port).header_port, None);
+        }
+    }
+
+    fn planned(kind: Option<Kind>) -> Protocol {
+        let connector = connector();
+        let policy = OutboundPolicy { protocol: Some(ProxyProtocol { kind }), metadata: None };
+        plan(policy, &mut |spec| Arc::new(Backend::new(spec, connector.clone(), Duration::from_secs(3)))).protocol
+    }
+
+    #[test]
+    fn half_a_policy_is_no_policy() {
+        assert!(matches!(planned(None), Protocol::Invalid(_)));
+        assert!(matches!(planned(Some(Kind::Detect(Detect::default()))), Protocol::Invalid(_)));
+        let two = outbound::proxy_protocol::Opaque { routes: vec![outbound::OpaqueRoute::default(); 2] };
+        assert!(matches!(planned(Some(Kind::Opaque(two))), Protocol::Invalid(_)));
+        let rule = outbound::http_route::Rule::default();
+        let route = outbound::HttpRoute { rules: vec![rule], ..outbound::HttpRoute::default() };
+        let http = outbound::proxy_protocol::Http1 { routes: vec![route], failure_accrual: None };
+        assert!(matches!(planned(Some(Kind::Http1(http))), Protocol::Invalid(_)), "a rule needs backends");
+    }
+
+    #[test]
+    fn a_filter_of_an_unknown_kind_is_not_skipped() {
+        let empty = outbound::opaque_route::distribution::Kind::Empty(outbound::opaque_route::distribution::Empty {});
+        let rule = outbound::opaque_route::Rule {
+            backends: Some(outbound::opaque_route::Distribution { kind: Some(empty) }),
+            filters: vec![outbound::opaque_route::Filter { kind: None }],
+        };
+        let route = outbound::OpaqueRoute { metadata: None, rules: vec![rule] };
+        let opaque = outbound::proxy_protocol::Opaque { routes: vec![route] };
+        assert!(matches!(planned(Some(Kind::Opaque(opaque))), Protocol::Invalid(_)));
+    }
+}
