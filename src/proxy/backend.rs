@@ -8,6 +8,7 @@
 //! Start at [`Backend::send`] and [`Backend::connect`].
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub enum Spec {
 pub struct Backend {
     pub spec: Spec,
     kind: Kind,
+    /// Whether the stream about its endpoints is interrupted: 1 or 0.
+    pub interrupted: Arc<AtomicUsize>,
     failfast: Duration,
     connector: Arc<Connector>,
     /// Ends the tasks of this backend with it.
@@ -161,7 +164,7 @@ impl Backend {
         };
         let stopped = CancellationToken::new();
         let stop = stopped.clone().drop_guard();
-        Self { spec, kind, failfast, connector, stopped, _stop: stop }
+        Self { spec, kind, interrupted: Arc::default(), failfast, connector, stopped, _stop: stop }
     }
 
     /// Cancelled when nobody holds the backend any more.

@@ -20,7 +20,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -130,6 +130,8 @@ struct TargetState {
     lookups: Mutex<Lookups>,
     /// Somebody has waited in vain to be told: the next one outside of the cluster need not.
     is_untold: AtomicBool,
+    /// How many of its streams are interrupted now.
+    interrupted: AtomicUsize,
 }
 
 /// A target that can be used.
@@ -278,6 +280,7 @@ impl Shared {
             plan: watch::Sender::new(None),
             lookups: Mutex::new(Lookups::new(address, profile)),
             is_untold: AtomicBool::new(false),
+            interrupted: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
         let (shared, looked_up, stopped) = (self.clone(), state.clone(), stop.clone());
@@ -304,7 +307,7 @@ impl Shared {
                 context_token: self.settings.context.clone(),
                 ..Default::default()
             };
-            let mut interrupted = Interrupted::new(&self.interrupted);
+            let mut interrupted = Interrupted::new(&self.interrupted, &state.interrupted);
             let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
             let refused = subscription::follow(
                 self.settings.limits,
@@ -317,7 +320,7 @@ impl Shared {
                     }
                     Event::Interrupted(status) => {
                         tracing::debug!(%address, %status, "the profile of a target is interrupted");
-                        interrupted.set(true);
+                        interrupted.set(is_away(&status));
                     }
                 },
             )
@@ -329,7 +332,7 @@ impl Shared {
         let policy = async {
             let target = Some(traffic_spec::Target::Addr(address.into()));
             let question = TrafficSpec { source_workload: self.settings.workload.clone(), target };
-            let mut interrupted = Interrupted::new(&self.interrupted);
+            let mut interrupted = Interrupted::new(&self.interrupted, &state.interrupted);
             let is_final = |code| {
                 matches!(code, Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::Unimplemented)
             };
@@ -344,7 +347,7 @@ impl Shared {
                     }
                     Event::Interrupted(status) => {
                         tracing::debug!(%address, %status, "the policy of a target is interrupted");
-                        interrupted.set(true);
+                        interrupted.set(is_away(&status));
                     }
                 },
             )
@@ -400,9 +403,10 @@ impl Shared {
         balances.insert(authority.clone(), Arc::downgrade(&backend));
         drop(balances);
         let (shared, weak, stopped) = (self.clone(), Arc::downgrade(&backend), backend.stopped());
+        let interrupted = backend.interrupted.clone();
         self.connector.drain.spawn(async move {
             tokio::select! {
-                () = shared.follow_endpoints(authority, weak) => {}
+                () = shared.follow_endpoints(authority, weak, &interrupted) => {}
                 () = stopped.cancelled() => {}
                 () = shared.connector.drain.started() => {}
             }
@@ -410,13 +414,13 @@ impl Shared {
         backend
     }
 
-    async fn follow_endpoints(&self, authority: String, backend: Weak<Backend>) {
+    async fn follow_endpoints(&self, authority: String, backend: Weak<Backend>, interrupted: &AtomicUsize) {
         let question = GetDestination {
             path: authority.clone(),
             context_token: self.settings.context.clone(),
             ..Default::default()
         };
-        let mut interrupted = Interrupted::new(&self.interrupted);
+        let mut interrupted = Interrupted::new(&self.interrupted, interrupted);
         // The stock control plane says nothing at all of a service without endpoints: silence is no reason to ask again.
         let limits = Limits { initial: None, idle: None, ..self.settings.limits };
         let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
@@ -438,7 +442,7 @@ impl Shared {
                 }
                 Event::Interrupted(status) => {
                     tracing::debug!(authority, %status, "the endpoints of a service are interrupted");
-                    interrupted.set(true);
+                    interrupted.set(is_away(&status));
                 }
             },
         )
@@ -460,19 +464,22 @@ impl Shared {
                 () = self.connector.drain.started() => break,
             }
             let now = Instant::now();
-            // With the control plane away, nothing that is forgotten could be learnt again.
-            let may_forget = self.interrupted.get() == 0;
             let mut forgotten = Vec::new();
             lock(&self.targets).retain(|_, known| {
+                // With the control plane away, what is forgotten could not be learnt again.
+                let mut interrupted = known.target.state.interrupted.load(Ordering::Relaxed);
                 if let Some(plan) = &*known.target.state.plan.borrow() {
-                    plan.backends.iter().for_each(|backend| backend.sweep());
+                    for backend in &plan.backends {
+                        backend.sweep();
+                        interrupted += backend.interrupted.load(Ordering::Relaxed);
+                    }
                 }
                 if Arc::strong_count(&known.target) > 1 {
                     known.idle_since = None;
                     return true;
                 }
                 let idle_since = *known.idle_since.get_or_insert(now);
-                let is_forgotten = may_forget && now.duration_since(idle_since) >= self.settings.idle_timeout;
+                let is_forgotten = interrupted == 0 && now.duration_since(idle_since) >= self.settings.idle_timeout;
                 if is_forgotten {
                     forgotten.push(known.target.clone());
                 }
@@ -491,21 +498,33 @@ impl TargetState {
     }
 }
 
-/// One stream's part in the count of those that are interrupted.
+/// Whether a stream ended for want of a control plane. One that says it does not know is there, and may yet learn.
+fn is_away(status: &Status) -> bool {
+    status.code() != Code::NotFound
+}
+
+/// One stream's part in the counts of those that are interrupted: of all, and of its own target or backend.
 struct Interrupted<'a> {
-    count: &'a Gauge,
+    all: &'a Gauge,
+    own: &'a AtomicUsize,
     is: bool,
 }
 
 impl<'a> Interrupted<'a> {
-    fn new(count: &'a Gauge) -> Self {
-        Self { count, is: false }
+    fn new(all: &'a Gauge, own: &'a AtomicUsize) -> Self {
+        Self { all, own, is: false }
     }
 
     fn set(&mut self, is: bool) {
         match (self.is, is) {
-            (false, true) => drop(self.count.inc()),
-            (true, false) => drop(self.count.dec()),
+            (false, true) => {
+                self.all.inc();
+                self.own.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.all.dec();
+                self.own.fetch_sub(1, Ordering::Relaxed);
+            }
             _ => {}
         }
         self.is = is;

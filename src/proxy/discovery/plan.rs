@@ -279,26 +279,26 @@ mod tests {
         assert_eq!(found(None), None);
     }
 
-    fn location(redirect: Redirect, uri: &str) -> String {
+    fn location(redirect: &Redirect, uri: &str) -> String {
         let path = Some(PathMatch::Prefix("/old".into()));
         let matches = vec![RequestMatch::Http(HttpMatch { path, ..HttpMatch::default() })];
         let rule = HttpRule { matches, filters: Vec::new(), backends: Distribution::Empty };
         let headers = HeaderMap::from_iter([(http::header::HOST, "web:8080".parse().unwrap())]);
-        rule.location(&redirect, &uri.parse().unwrap(), &headers)
+        rule.location(redirect, &uri.parse().unwrap(), &headers)
     }
 
     #[test]
     fn a_redirect_keeps_what_it_does_not_change() {
         let stay = || Redirect { scheme: None, host: None, port: None, path: None, status: StatusCode::FOUND };
-        assert_eq!(location(stay(), "/old/a?b=c"), "http://web:8080/old/a?b=c");
+        assert_eq!(location(&stay(), "/old/a?b=c"), "http://web:8080/old/a?b=c");
         let secure = Redirect { scheme: Some("https".into()), port: Some(443), ..stay() };
-        assert_eq!(location(secure, "/old"), "https://web/old");
+        assert_eq!(location(&secure, "/old"), "https://web/old");
         let moved = Redirect { host: Some("shop".into()), path: Some(NewPath::Prefix("/new/".into())), ..stay() };
-        assert_eq!(location(moved.clone(), "/old/a"), "http://shop:8080/new/a");
-        assert_eq!(location(moved, "/old"), "http://shop:8080/new");
+        assert_eq!(location(&moved, "/old/a"), "http://shop:8080/new/a");
+        assert_eq!(location(&moved, "/old"), "http://shop:8080/new");
         let root = Redirect { path: Some(NewPath::Prefix("/".into())), ..stay() };
-        assert_eq!(location(root, "/old"), "http://web:8080/");
+        assert_eq!(location(&root, "/old"), "http://web:8080/");
         let full = Redirect { path: Some(NewPath::Full("/gone".into())), port: Some(81), ..stay() };
-        assert_eq!(location(full, "/old/x"), "http://web:81/gone");
+        assert_eq!(location(&full, "/old/x"), "http://web:81/gone");
     }
 }

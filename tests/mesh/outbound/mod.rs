@@ -401,3 +401,31 @@ async fn a_drain_lets_what_is_under_way_end() {
     drop(stream);
     assert!(pod.drain.finish(SOON).await, "nothing may be left running");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_known_is_not_forgotten_while_the_control_plane_is_away() {
+    let (_pki, mut control, pod, _peer) = world(App::Http("web")).await;
+    assert!(pod.get(SERVICE, "").await.ends_with("web"));
+    control.kill();
+    eventually("all streams are interrupted", SOON, || {
+        match pod.metric("hawser_outbound_discovery_interrupted", &[]) {
+            3.0 => Ok(()),
+            other => Err(other),
+        }
+    });
+    // Longer than an unused target stays known: the sweep has seen it idle for that long by then.
+    tokio::time::sleep(world::IDLE * 6).await;
+    assert!(pod.get(SERVICE, "").await.ends_with("web"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unused_target_is_forgotten_with_its_connections() {
+    let (_pki, control, pod, _peer) = world(App::Http("web")).await;
+    assert!(pod.get(SERVICE, "").await.ends_with("web"));
+    eventually("its connections are closed", SOON, || {
+        let recorded = pod.recorded();
+        if recorded.live.is_empty() && recorded.recent.len() == 1 { Ok(()) } else { Err(recorded) }
+    });
+    assert!(pod.get(SERVICE, "").await.ends_with("web"));
+    assert_eq!(control.asked(), [AUTHORITY, AUTHORITY], "it is asked about anew");
+}

@@ -49,6 +49,8 @@ pub(crate) const CLIENT: &str = "client.shop.serviceaccount.identity.hawser.clus
 pub(crate) const WEB: &str = "web.shop.serviceaccount.identity.hawser.cluster.local";
 pub(crate) const THIEF: &str = "thief.shop.serviceaccount.identity.hawser.cluster.local";
 pub(crate) const AUTHORITY: &str = "web.shop.svc.cluster.local:80";
+/// How long an unused target stays known.
+pub(crate) const IDLE: Duration = Duration::from_millis(500);
 pub(crate) const FAILFAST: Duration = Duration::from_millis(400);
 /// Nobody listens on the addresses of services; only their endpoints are dialled.
 pub(crate) const SERVICE: &str = "10.96.0.1:80";
@@ -274,7 +276,7 @@ impl Pod {
             context: "{\"ns\":\"shop\"}\n".into(),
             workload: "{\"ns\":\"shop\",\"pod\":\"client-1\"}\n".into(),
             networks: Networks(vec!["10.0.0.0/8".parse().unwrap()]),
-            idle_timeout: Duration::from_secs(5),
+            idle_timeout: IDLE,
             failfast: FAILFAST,
             limits: Limits::default(),
             cluster_patience: Duration::from_secs(2),
