@@ -5,3 +5,4 @@ mod identity;
 mod inbound;
 mod init;
 mod outbound;
+mod proxy;

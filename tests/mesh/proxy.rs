@@ -1,0 +1,183 @@
+//! The proxy as pods run it: the binary, in a network namespace with real redirection, with an identity service and nothing else.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use hawser::cluster::token_review::{Account, Refused, Reviewer};
+use hawser::control::identity::authority::Signing;
+use hawser::control::identity::certify::{Certify, Metrics, Settings};
+use hawser::control::identity::serve;
+use hawser::mesh::connection::{Connections, PlaintextReason, Security};
+use hawser::net::drain::Drain;
+use hawser::pki::{Anchor, Bundle, Validity};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::support::namespace::Namespace;
+use crate::support::{binary, eventually};
+
+const POD: &str = "10.77.0.1";
+const APP: &str = "10.77.0.1:8000";
+const TRUST_DOMAIN: &str = "cluster.local";
+const SOON: Duration = Duration::from_secs(20);
+
+struct AnyToken;
+
+impl Reviewer for AnyToken {
+    fn review(&self, _token: String) -> BoxFuture<'_, Result<Account, Refused>> {
+        Box::pin(async { Ok(Account { namespace: "shop".into(), service_account: "web".into() }) })
+    }
+}
+
+/// The proxy of a pod, ended with the test.
+struct Proxy(Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sends a request, and gives the status line and all that follows.
+fn ask(from: &Namespace, address: &str, request: &str) -> std::io::Result<String> {
+    from.enter(|| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.write_all(format!("{request}\r\nhost: web\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+}
+
+/// An identity service in the pod's network, and the bundle it signs under. It runs until the test ends.
+fn identity(pod: &Namespace) -> String {
+    let now = SystemTime::now();
+    let anchor = Anchor::create(TRUST_DOMAIN, now).unwrap();
+    let issuer = anchor.create_issuer(TRUST_DOMAIN, now).unwrap();
+    let pem = anchor.certificate().to_pem();
+    let bundle = Bundle::parse_pem(&pem).unwrap();
+    let settings = Settings {
+        control_namespace: "hawser".into(),
+        trust_domain: TRUST_DOMAIN.into(),
+        validity: Validity { lifetime: Duration::from_secs(3600), skew: Duration::from_secs(20) },
+    };
+    // A thread that enters a namespace stays there, and so does what it spawns.
+    pod.enter(|| {
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let signing = watch::Sender::new(Some(Arc::new(Signing { issuer, bundle })));
+                let metrics = Metrics::register(&mut Registry::default());
+                let certify = Certify::new(settings, signing.subscribe(), Arc::new(AnyToken), metrics);
+                serve("127.0.0.1:8080".parse().unwrap(), certify, &Drain::new()).await.unwrap();
+                std::future::pending::<()>().await
+            });
+        });
+    });
+    pem
+}
+
+/// An app that answers any request with the head it was sent.
+fn app(pod: &Namespace) {
+    let listener = pod.enter(|| std::net::TcpListener::bind("0.0.0.0:8000").unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let length = head.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all(&head);
+        }
+    });
+}
+
+fn command(bundle: &str, token: &std::path::Path) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["run", "proxy"]).env_clear().stdout(Stdio::null());
+    for (name, value) in [
+        ("ADMIN_LISTEN_ADDR", "0.0.0.0:4191"),
+        ("DESTINATION_SVC_ADDR", "localhost.:8086"),
+        ("IDENTITY_LOCAL_NAME", "web.shop.serviceaccount.identity.hawser.cluster.local"),
+        ("IDENTITY_SVC_ADDR", "localhost.:8080"),
+        ("IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ("IDENTITY_TRUST_ANCHORS", bundle),
+        ("INBOUND_IPS", POD),
+        ("LOG", "warn,linkerd=debug"),
+        ("POLICY_SVC_ADDR", "localhost.:8090"),
+        ("POLICY_WORKLOAD", "{\"ns\":\"shop\", \"pod\":\"web\"}\n"),
+    ] {
+        command.env(format!("LINKERD2_PROXY_{name}"), value);
+    }
+    command
+}
+
+#[test]
+fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
+    let (pod, other) = (Namespace::new(), Namespace::new());
+    pod.join(&["10.77.0.1/24"], &other, &["10.77.0.2/24"]);
+    pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a token").unwrap();
+    let bundle = identity(&pod);
+    app(&pod);
+    let mut proxy = Proxy(pod.enter(|| command(&bundle, &token).spawn().unwrap()));
+
+    eventually("the proxy is ready", SOON, || {
+        let answer = ask(&pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
+        if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
+    });
+    let answer = ask(&other, APP, "GET /cart HTTP/1.1\r\nl5d-client-id: admin").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /cart HTTP/1.1"), "{answer}");
+    assert!(!answer.contains("l5d-client-id"), "the request went past the proxy: {answer}");
+
+    let connections = ask(&pod, "127.0.0.1:4191", "GET /connections HTTP/1.1").unwrap();
+    let (_, json) = connections.split_once("\r\n\r\n").unwrap();
+    let connections: Connections = serde_json::from_str(json).unwrap();
+    let [connection] = connections.recent.as_slice() else { panic!("{connections:?}") };
+    assert_eq!((connection.server, connection.target), (APP.parse().unwrap(), APP.parse().unwrap()));
+    assert_eq!(connection.security, Security::Plaintext { reason: PlaintextReason::NoTlsFromRemote });
+    assert_eq!(connections.identity.unwrap().short(), "web.shop");
+
+    let refused = ask(&other, "10.77.0.1:4191", "GET /connections HTTP/1.1").unwrap();
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    let metrics = ask(&other, "10.77.0.1:4191", "GET /metrics HTTP/1.1").unwrap();
+    for family in ["request_total{", "control_identity_cert_refreshes_total{result=\"ok\"} 1", "proxy_build_info{"] {
+        assert!(metrics.contains(family), "{family} is not in:\n{metrics}");
+    }
+    let trust = ask(&other, "10.77.0.1:4191", "GET /trust HTTP/1.1").unwrap();
+    assert!(trust.contains("\"identity\":\"web.shop.") && trust.contains("\"anchors\":[{"), "{trust}");
+    let shutdown = ask(&pod, "127.0.0.1:4191", "POST /shutdown HTTP/1.1").unwrap();
+    assert!(shutdown.starts_with("HTTP/1.1 404 "), "nobody enabled it: {shutdown}");
+
+    assert!(Command::new("kill").arg(proxy.0.id().to_string()).status().unwrap().success());
+    let status = eventually("the proxy ends", SOON, || proxy.0.try_wait().unwrap().ok_or("it runs"));
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+}
+
+#[test]
+fn a_malformed_variable_is_named_and_the_exit_code_is_64() {
+    let token = std::path::Path::new("/token");
+    let output = command("", token)
+        .env("LINKERD2_PROXY_INBOUND_CONNECT_TIMEOUT", "fast")
+        .env("LINKERD2_PROXY_OF_ANOTHER_VERSION", "whatever")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("LINKERD2_PROXY_INBOUND_CONNECT_TIMEOUT"), "{said}");
+}
