@@ -197,7 +197,10 @@ pub fn inject(pod: &Value, mesh: &Mesh<'_>, around: &Surroundings<'_>) -> Result
     }
 
     let native = effective.values.proxy.native_sidecar;
-    let init = sidecar::init_container(&effective.values);
+    let mut init = sidecar::init_container(&effective.values);
+    if matches!(mesh.place, Place::App { .. }) {
+        sidecar::without_api_token(&mut init);
+    }
     let proxy = sidecar::proxy_container(mesh, &effective, wish, &ports);
     let spec = object_at(&mut pod, "spec");
     let init_containers = list_at(spec, "initContainers");

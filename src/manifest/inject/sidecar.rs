@@ -14,6 +14,7 @@ use crate::manifest::values::{PullPolicy, Values};
 
 const END_ENTITY_VOLUME: &str = "linkerd-identity-end-entity";
 const END_ENTITY_DIR: &str = "/var/run/linkerd/identity/end-entity";
+const API_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_VOLUME: &str = "linkerd-identity-token";
 const TOKEN_DIR: &str = "/var/run/secrets/tokens";
 /// Kubernetes renews it at 80 % of that.
@@ -209,12 +210,25 @@ pub(super) fn proxy_container(mesh: &Mesh<'_>, effective: &Effective, wish: Wish
             map.shift_remove("startupProbe");
         }
     }
+    if beside_an_app {
+        without_api_token(&mut container);
+    }
     if matches!(mesh.place, Place::ControlPlane(_))
         && let Some(mounts) = container["volumeMounts"].as_array_mut()
     {
         mounts.push(json!({"name": names::BUNDLE_VOLUME, "mountPath": names::BUNDLE_DIR, "readOnly": true}));
     }
     container
+}
+
+/// Kubernetes mounts the app's API token into every container that has nothing there yet. Ours have no use for it, and whoever took one over
+/// would: so they have an empty folder there.
+pub(super) fn without_api_token(container: &mut Value) {
+    let empty = json!({"name": END_ENTITY_VOLUME, "mountPath": API_TOKEN_DIR, "readOnly": true});
+    match &mut container["volumeMounts"] {
+        Value::Array(mounts) => mounts.push(empty),
+        none => *none = json!([empty]),
+    }
 }
 
 pub(super) fn volumes() -> [Value; 2] {

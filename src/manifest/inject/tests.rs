@@ -133,6 +133,16 @@ fn pods_without_an_api_token_can_be_meshed() {
 }
 
 #[test]
+fn neither_container_gets_the_apps_api_token() {
+    let meshed = injected(&pod(&[("linkerd.io/inject", "enabled")]), &[]).unwrap().pod;
+    for container in meshed["spec"]["initContainers"].as_array().unwrap() {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let there = mounts.iter().find(|m| m["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount").unwrap();
+        assert_eq!(there["name"], "linkerd-identity-end-entity", "an empty folder");
+    }
+}
+
+#[test]
 fn a_meshed_pod_is_not_meshed_twice() {
     let meshed = injected(&pod(&[("linkerd.io/inject", "enabled")]), &[]).unwrap().pod;
     assert_eq!(injected(&meshed, &[]).unwrap_err(), Skip::ExistingSidecar("linkerd-init".into()));
