@@ -1,5 +1,6 @@
 //! The binary as users run it: arguments in; stdout, stderr and exit code out.
 
+mod bad_input;
 mod generated;
 mod image;
 mod inject;

@@ -167,15 +167,15 @@ impl Cluster {
 
     /// A namespace whose pods stay as they are, until it is annotated.
     pub(crate) fn unmeshed(&self, name: &str) -> Namespace<'_> {
-        self.namespace(name, json!({}))
+        self.namespace(name, &json!({}))
     }
 
     /// A namespace whose pods are meshed.
     pub(crate) fn meshed(&self, name: &str) -> Namespace<'_> {
-        self.namespace(name, json!({"linkerd.io/inject": "enabled"}))
+        self.namespace(name, &json!({"linkerd.io/inject": "enabled"}))
     }
 
-    fn namespace(&self, name: &str, annotations: Value) -> Namespace<'_> {
+    fn namespace(&self, name: &str, annotations: &Value) -> Namespace<'_> {
         let name = format!("{name}-{:04x}", rand::random::<u16>());
         self.apply(&[
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}}),
@@ -255,6 +255,7 @@ impl Drop for Namespace<'_> {
 
 impl Namespace<'_> {
     /// What a reader of a failed test wants to know.
+    #[expect(clippy::print_stderr, reason = "the test harness shows it beside the panic")]
     fn tell(&self) {
         let name = self.name.as_str();
         for args in [&["get", "pods", "-o", "wide"][..], &["get", "events", "--sort-by=.lastTimestamp"]] {
