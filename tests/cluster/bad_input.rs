@@ -22,7 +22,7 @@ fn uninstall_is_refused_while_pods_are_meshed() {
     let mesh = mesh();
     let namespace = mesh.meshed("uninstall");
     let [pod] = namespace.start([App::http("web")]);
-    let error = mesh.hawser(["uninstall"]).fails(2);
+    let error = mesh.hawser(["uninstall"]).fails(1);
     assert!(error.contains(&pod.name) || error.contains(&namespace.name), "{error}");
 }
 

@@ -40,7 +40,7 @@ fn real_issuer(mesh: &Cluster) -> Issuer {
         let data = secret["data"][key].as_str().unwrap_or_else(|| panic!("no {key} in the issuer's Secret"));
         String::from_utf8(STANDARD.decode(data).unwrap()).unwrap()
     };
-    Issuer::parse_pem(&pem("tls.crt"), &pem("tls.key")).unwrap()
+    Issuer::parse_pem(&pem("crt.pem"), &pem("key.pem")).unwrap()
 }
 
 fn bundle(mesh: &Cluster) -> Bundle {
