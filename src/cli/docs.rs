@@ -131,7 +131,7 @@ mod tests {
         let mut hawser = Cli::command();
         hawser.build();
         let text = reference(&hawser);
-        for shown in ["## hawser install\n", "### hawser run init\n", "`--incoming-proxy-port", "`$HAWSER_NAMESPACE`"] {
+        for shown in ["## hawser install\n", "### hawser run init\n", "--incoming-proxy-port", "`$HAWSER_NAMESPACE`"] {
             assert!(text.contains(shown), "{shown} is not in\n{text}");
         }
         for hidden in ["hawser docs", "hawser run sample", "--firewall-bin-path"] {
