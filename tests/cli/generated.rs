@@ -1,6 +1,25 @@
-//! What is made from clap's description of the command line: completions and manual pages.
+//! What is made from clap's description of the command line; completions/ and docs/cli.md are kept in git.
+
+use std::path::Path;
 
 use crate::support::{Hawser, text};
+
+fn kept(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_default()
+}
+
+#[test]
+fn completions_are_current_or_else_run_make_completions() {
+    for (shell, file) in [("bash", "hawser.bash"), ("zsh", "_hawser"), ("fish", "hawser.fish")] {
+        let made = Hawser::new(["completion", shell]).succeeds();
+        assert!(made == kept(&format!("completions/{file}")), "completions/{file} is stale: run `make completions`");
+    }
+}
+
+#[test]
+fn the_reference_is_current_or_else_run_make_docs() {
+    assert!(Hawser::new(["docs"]).succeeds() == kept("docs/cli.md"), "docs/cli.md is stale: run `make docs`");
+}
 
 #[test]
 fn bash_takes_its_completions_and_offers_commands() {
