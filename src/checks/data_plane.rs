@@ -74,29 +74,33 @@ pub(super) fn proxies_have_the_bundle(snapshot: &Snapshot) -> Verdict {
     judge(|| {
         let Some(bundle) = trust::bundle(snapshot)? else { return Ok(Verdict::Skipped) };
         let present = bundle.sha256_hex();
+        let mut count = 0;
         let mut lines = Vec::new();
         for pod in meshed(snapshot, false)? {
+            count += 1;
             let annotations = pod.metadata.annotations.as_ref();
             let given = annotations.and_then(|annotations| annotations.get(names::TRUST_ROOT_SHA256));
             if given.is_some_and(|given| *given != present) {
                 lines.push(format!("{} was given another", name(pod)));
             }
         }
-        Ok(Verdict::unless(lines))
+        Ok(if count == 0 { Verdict::Skipped } else { Verdict::unless(lines) })
     })
 }
 
 pub(super) fn versions_match(snapshot: &Snapshot) -> Verdict {
     judge(|| {
         let Some(version) = control_plane::version(snapshot)? else { return Ok(Verdict::Skipped) };
+        let mut count = 0;
         let mut lines = Vec::new();
         for pod in meshed(snapshot, false)? {
+            count += 1;
             let Ok(ProxyPod { version: Some(own), .. }) = ProxyPod::of(pod) else { continue };
             if own != version {
                 lines.push(format!("{} has {own}, the control plane is {version}", name(pod)));
             }
         }
-        Ok(Verdict::unless(lines))
+        Ok(if count == 0 { Verdict::Skipped } else { Verdict::unless(lines) })
     })
 }
 
@@ -108,6 +112,9 @@ pub(super) fn namespaces_are_meshed(snapshot: &Snapshot) -> Verdict {
             wish.is_some_and(|wish| wish == "enabled" || wish == "ingress")
         });
         let annotated: Vec<&str> = namespaces.filter_map(|namespace| namespace.metadata.name.as_deref()).collect();
+        if annotated.is_empty() {
+            return Ok(Verdict::Skipped);
+        }
         let unmeshed = snapshot.pods.as_ref()?.iter().filter(|pod| {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             annotated.contains(&namespace) && could_be_meshed(pod) && !places::is_meshed(pod)
@@ -241,7 +248,9 @@ mod tests {
         let mut snapshot = healthy();
         web(&mut snapshot).status.as_mut().unwrap().init_container_statuses.as_mut().unwrap()[0].ready = false;
         snapshot.namespace = Some("load".into());
-        assert_eq!(proxies_are_ready(&snapshot), Verdict::Skipped);
+        for check in [proxies_are_ready, proxies_are_certified, proxies_have_the_bundle, versions_match] {
+            assert_eq!(check(&snapshot), Verdict::Skipped);
+        }
         snapshot.namespace = None;
         web(&mut snapshot).metadata.labels.as_mut().unwrap().insert(names::CONTROL_PLANE_NS.into(), "linkerd".into());
         assert_eq!(proxies_are_ready(&snapshot), Verdict::Skipped);
