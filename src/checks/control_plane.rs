@@ -141,7 +141,7 @@ pub(super) fn version_matches(snapshot: &Snapshot) -> Verdict {
 }
 
 /// The control plane's version, as `install` wrote it.
-pub(super) fn version(snapshot: &Snapshot) -> Result<Option<&str>, &Unread> {
+fn version(snapshot: &Snapshot) -> Result<Option<&str>, &Unread> {
     let config = snapshot.config_map(names::CONFIG_MAP)?;
     Ok(config.and_then(|config| config.data.as_ref()?.get("version")).map(String::as_str))
 }

@@ -1,8 +1,10 @@
 //! Judges the proxies: there, ready, and able to prove who they are.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Pod;
 
-use super::control_plane::{self, complaint, is_leaving};
+use super::control_plane::{complaint, is_leaving};
 use super::proxy_pod::{NoProxy, ProxyPod, State};
 use super::{Snapshot, Unread, Verdict, judge, trust};
 use crate::manifest::names;
@@ -90,17 +92,19 @@ pub(super) fn proxies_have_the_bundle(snapshot: &Snapshot) -> Verdict {
 
 pub(super) fn versions_match(snapshot: &Snapshot) -> Verdict {
     judge(|| {
-        let Some(version) = control_plane::version(snapshot)? else { return Ok(Verdict::Skipped) };
-        let mut count = 0;
-        let mut lines = Vec::new();
+        // Proxy with proxy: the version is the image's tag, which whoever builds their own image chooses.
+        let of = |pod: &Pod| ProxyPod::of(pod).ok()?.version;
+        let present: BTreeSet<String> = meshed(snapshot, true)?.filter_map(of).collect();
+        let (mut count, mut lines) = (0, Vec::new());
         for pod in meshed(snapshot, false)? {
+            let Some(own) = of(pod) else { continue };
             count += 1;
-            let Ok(ProxyPod { version: Some(own), .. }) = ProxyPod::of(pod) else { continue };
-            if own != version {
-                lines.push(format!("{} has {own}, the control plane is {version}", name(pod)));
+            if !present.contains(&own) {
+                let present: Vec<_> = present.iter().map(String::as_str).collect();
+                lines.push(format!("{} has {own}, the control plane's have {}", name(pod), present.join(" and ")));
             }
         }
-        Ok(if count == 0 { Verdict::Skipped } else { Verdict::unless(lines) })
+        Ok(if count == 0 || present.is_empty() { Verdict::Skipped } else { Verdict::unless(lines) })
     })
 }
 
@@ -229,7 +233,7 @@ mod tests {
             .annotations
             .get_or_insert_default()
             .insert(names::PROXY_VERSION.into(), "0.0.9".into());
-        assert_eq!(fails(versions_match, &snapshot), ["shop/web-1 has 0.0.9, the control plane is 0.1.0"]);
+        assert_eq!(fails(versions_match, &snapshot), ["shop/web-1 has 0.0.9, the control plane's have 0.1.0"]);
     }
 
     #[test]

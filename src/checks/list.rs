@@ -282,7 +282,7 @@ pub const CHECKS: &[Check] = &[
         id: "proxies-version",
         category: DATA_PLANE,
         stage: Stage::Installed,
-        title: "the proxies are of the control plane's version",
+        title: "the proxies are of the same version as the control plane's",
         severity: Severity::Warning,
         hint: RESTART,
         verdict: data_plane::versions_match,

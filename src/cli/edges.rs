@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::Api;
 use kube::api::ListParams;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -127,8 +128,7 @@ async fn look(cluster: &Cluster, args: &Args) -> anyhow::Result<View> {
         (Some(namespace), _) => Scope::Namespace(namespace.clone()),
         (None, _) => Scope::Namespace(client.default_namespace().to_owned()),
     };
-    let (pods, services) = everyone(client, &scope).await?;
-    let places = Places::new(&pods, &services);
+    let (pods, places) = everyone(client, &scope).await?;
     let mut asked: HashSet<(String, String)> = HashSet::new();
     let (mut reports, mut unanswered) = (Vec::new(), Vec::new());
     let mut wanted: BTreeSet<(String, String)> = pods
@@ -164,14 +164,16 @@ async fn look(cluster: &Cluster, args: &Args) -> anyhow::Result<View> {
     Ok(View { links, grouping, answered: reports.len(), unanswered, dropped })
 }
 
-/// All pods and Services of the cluster, for any of them can be at the other end; of the scope where we may see no more.
-async fn everyone(client: &kube::Client, scope: &Scope) -> anyhow::Result<(Vec<Pod>, Vec<Service>)> {
+/// All pods, and who is behind all addresses of the cluster, for any of them can be at the other end; of the scope where we may see no more.
+async fn everyone(client: &kube::Client, scope: &Scope) -> anyhow::Result<(Vec<Pod>, Places)> {
+    let wanted = ListParams::default().match_any();
     let all = async |scope: &Scope| {
         let services = scope.api::<Service>(client);
-        let wanted = ListParams::default().match_any();
         tokio::try_join!(snapshot::pods(client, scope, None), async { Ok(services.list(&wanted).await?.items) })
     };
-    match all(&Scope::All).await {
+    let nodes = Api::<Node>::all(client.clone());
+    let (listed, nodes) = tokio::join!(all(&Scope::All), nodes.list(&wanted));
+    let (pods, services) = match listed {
         Err(error) if is_status(&error, 403) && *scope != Scope::All => {
             output::say(&format!(
                 "you may not list pods of other namespaces: what is not in {scope} is shown by its address"
@@ -180,7 +182,11 @@ async fn everyone(client: &kube::Client, scope: &Scope) -> anyhow::Result<(Vec<P
         }
         listed => listed,
     }
-    .context("cannot list pods and Services")
+    .context("cannot list pods and Services")?;
+    // Who may not see the nodes sees their addresses.
+    let nodes = nodes.map(|nodes| nodes.items).unwrap_or_default();
+    let places = Places::new(&pods, &services).with_nodes(&nodes);
+    Ok((pods, places))
 }
 
 fn key(pod: &Pod) -> (String, String) {

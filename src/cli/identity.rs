@@ -184,6 +184,9 @@ async fn bundles(client: &kube::Client, pods: &[ProxyPod]) -> anyhow::Result<BTr
 }
 
 async fn shake_hands(client: &kube::Client, pod: &ProxyPod) -> anyhow::Result<Handshake> {
+    if pod.state == State::NotRunning {
+        bail!("its proxy does not run");
+    }
     let identity = pod.identity.as_ref().context("the pod does not say who it should be")?;
     let to = PodPort { namespace: pod.namespace.clone(), pod: pod.name.clone(), port: pod.admin_port };
     Ok(port_forward::handshake(client, &to, identity.as_str()).await?)
@@ -193,7 +196,10 @@ fn row(pod: &ProxyPod, shown: anyhow::Result<Handshake>, bundle: Option<&Bundle>
     let unknown = |reason| Row::unknown(&pod.namespace, &pod.name, reason);
     let handshake = match shown {
         Ok(handshake) => handshake,
-        Err(error) => return unknown(output::causes(error.as_ref()).join(": ")),
+        Err(error) => {
+            let unready = if pod.state == State::NotReady { "its proxy is not ready; " } else { "" };
+            return unknown(format!("{unready}{}", output::causes(error.as_ref()).join(": ")));
+        }
     };
     let shown = match Shown::judge(&handshake.chain, pod.identity.as_ref(), bundle, now) {
         Ok(shown) => shown,

@@ -243,11 +243,15 @@ async fn or_refusal<T>(
     }
 }
 
-/// The kubelet wraps what matters in three layers of its own; the cause comes last.
+/// The kubelet tells of its ways through namespaces and address families; what matters comes last.
 fn connect_error(to: &PodPort, words: &str) -> Error {
     let words = words.trim();
-    let cause = words.rsplit_once("failed to connect to ").map_or(words, |(_, cause)| cause);
-    Error::Connect { to: to.clone(), words: cause.trim_end_matches('\n').to_owned() }
+    let cause = if words.contains("connection refused") {
+        "nothing listens there"
+    } else {
+        words.rsplit_once("failed to connect to ").map_or(words, |(_, cause)| cause)
+    };
+    Error::Connect { to: to.clone(), words: cause.to_owned() }
 }
 
 #[cfg(test)]
@@ -314,10 +318,7 @@ mod tests {
         let to = to();
         let ended = async { Err::<(), _>(Error::Timeout { to: to.clone() }) };
         let error = or_refusal(&to, refusal.boxed(), ended).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot connect to port 4191 of pod shop/web: localhost:4191 inside namespace \"0af1\": connect: connection refused"
-        );
+        assert_eq!(error.to_string(), "cannot connect to port 4191 of pod shop/web: nothing listens there");
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::Identity;
 use super::connection::{Connection, Direction, PlaintextReason, Security, Tls};
 use super::places::{Kind, Place, Places, Spot};
+use crate::manifest::names;
 
 /// How far apart two ends may say that one connection was opened: clocks differ, and each end notes the time when it knows
 /// the protocol. Client ports come around again much later.
@@ -143,8 +144,15 @@ impl State {
     pub fn words(&self, client: &Place, server: &Place) -> String {
         match self {
             Self::Secured => "secured".into(),
+            // Who asks for a certificate has none yet: it proves itself by its service account's token, within this TLS.
+            Self::ServerOnly if server.name == names::IDENTITY => {
+                "client has no certificate yet: it asks for one".into()
+            }
             Self::ServerOnly => "client showed no certificate".into(),
             Self::Passthrough => "the app's own TLS".into(),
+            Self::Plaintext(PlaintextReason::NoTlsFromRemote) if client.kind == Kind::Node => {
+                "plaintext: from the node, such as a probe".into()
+            }
             Self::Plaintext(PlaintextReason::NoTlsFromRemote) if !client.meshed => {
                 "plaintext: client is not meshed".into()
             }

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use serde::Serialize;
 
 use super::Identity;
@@ -190,6 +191,24 @@ impl Places {
         places
     }
 
+    /// With the addresses of nodes that no pod's status tells: among them the gateway of each node's pods, from which the
+    /// kubelet probes them. By custom that is the first address of the node's range.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: &[Node]) -> Self {
+        for node in nodes {
+            let name = node.metadata.name.clone().unwrap_or_default();
+            let place = Place { namespace: None, kind: Kind::Node, name, meshed: false };
+            let own = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            let own = own.filter_map(|address| address.address.parse().ok());
+            let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+            let gateways = ranges.filter_map(|range| range.parse::<IpNet>().ok()?.hosts().next());
+            for address in own.chain(gateways) {
+                self.others.insert(address, place.clone());
+            }
+        }
+        self
+    }
+
     /// Who had `address` at the instant `at`, in seconds since 1970.
     pub fn at(&self, address: IpAddr, at: u64) -> Spot {
         let address = address.to_canonical();
@@ -316,6 +335,19 @@ pub(crate) mod tests {
         assert_eq!(at(&places, "172.30.0.1", 0), "node/node-1");
         assert_eq!(at(&places, "203.0.113.7", 0), "ip/203.0.113.7");
         assert_eq!(at(&places, "::ffff:10.0.0.1", 0), "deploy/web");
+    }
+
+    #[test]
+    fn the_gateway_of_a_nodes_pods_is_the_node_and_other_addresses_of_the_range_are_not() {
+        let node = serde_json::from_value(json!({
+            "metadata": {"name": "node-2"},
+            "spec": {"podCIDRs": ["10.244.2.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "172.30.0.2"}, {"type": "Hostname", "address": "node-2"}]},
+        }));
+        let places = Places::default().with_nodes(&[node.unwrap()]);
+        assert_eq!(at(&places, "10.244.2.1", 0), "node/node-2");
+        assert_eq!(at(&places, "172.30.0.2", 0), "node/node-2");
+        assert_eq!(at(&places, "10.244.2.7", 0), "ip/10.244.2.7");
     }
 
     #[test]

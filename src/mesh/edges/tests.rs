@@ -74,6 +74,17 @@ fn said(edge: &Edge) -> String {
 }
 
 #[test]
+fn a_node_is_not_called_unmeshed_and_asking_for_a_certificate_is_not_called_a_failure() {
+    let place = |kind, name: &str| Place { namespace: None, kind, name: name.into(), meshed: false };
+    let (node, web) = (place(Kind::Node, "node-1"), place(Kind::Deployment, "web"));
+    let probe = State::Plaintext(PlaintextReason::NoTlsFromRemote);
+    assert_eq!(probe.words(&node, &web), "plaintext: from the node, such as a probe");
+    assert_eq!(State::ServerOnly.words(&node, &web), "client showed no certificate");
+    let identity = place(Kind::Deployment, names::IDENTITY);
+    assert_eq!(State::ServerOnly.words(&web, &identity), "client has no certificate yet: it asks for one");
+}
+
+#[test]
 fn what_both_ends_measured_alike_is_one_secured_edge() {
     let mutual = Security::Mutual(tls());
     let edge = one(&[
