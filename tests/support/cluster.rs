@@ -418,7 +418,11 @@ impl App {
         } else {
             json!({"tcpSocket": {"port": probed}, "periodSeconds": 1})
         };
-        let liveness = self.liveness.as_ref().unwrap_or(&probe);
+        // Patient: an app on a machine that has other things to do is not dead.
+        let mut patient = probe.clone();
+        patient["periodSeconds"] = 10.into();
+        patient["timeoutSeconds"] = 10.into();
+        let liveness = self.liveness.as_ref().unwrap_or(&patient);
         let mut pod = json!({
             "serviceAccountName": name,
             "securityContext": {"runAsNonRoot": true, "runAsUser": 10001},
@@ -510,19 +514,18 @@ impl Pod<'_> {
     }
 
     /// The counters of a load.
-    #[track_caller]
-    pub(crate) fn counters(&self) -> Counters {
-        let counters = self.once("http://127.0.0.1:9080/", &[]).unwrap_or_else(|error| panic!("{self}: {error}"));
-        serde_json::from_value(counters).unwrap()
+    pub(crate) fn counters(&self) -> Result<Counters, String> {
+        let counters = self.once("http://127.0.0.1:9080/", &[])?;
+        serde_json::from_value(counters).map_err(|error| error.to_string())
     }
 
     /// Waits until the load has made so many more calls, and returns its counters.
     #[track_caller]
     pub(crate) fn after_calls(&self, more: u64) -> Counters {
-        let begin = self.counters();
+        let begin = self.counters().unwrap_or_else(|error| panic!("{self}: {error}"));
         eventually(&format!("{self} has made {more} more calls"), SOON, || {
-            let now = self.counters();
-            if now.calls >= begin.calls + more { Ok(now) } else { Err(now) }
+            let now = self.counters()?;
+            if now.calls >= begin.calls + more { Ok(now) } else { Err(format!("{now:?}")) }
         })
     }
 
@@ -530,8 +533,8 @@ impl Pod<'_> {
     #[track_caller]
     pub(crate) fn settled(&self) -> Counters {
         eventually(&format!("calls of {self} succeed"), SOON, || {
-            let now = self.counters();
-            if now.failing == 0 && now.calls > now.failures { Ok(now) } else { Err(now) }
+            let now = self.counters()?;
+            if now.failing == 0 && now.calls > now.failures { Ok(now) } else { Err(format!("{now:?}")) }
         })
     }
 
