@@ -84,12 +84,6 @@ fn a_value_of_the_wrong_kind_is_refused() {
 }
 
 #[test]
-fn an_image_that_cannot_be_written_is_refused() {
-    let error = refused(["image", "--output", "/nowhere/image.tar"], "");
-    assert!(error.contains("/nowhere/image.tar"), "{error}");
-}
-
-#[test]
 fn an_unknown_flag_is_a_usage_error() {
     for command in
         ["check", "edges", "identity", "install", "inject", "uninject", "uninstall", "image", "version", "completion"]
@@ -101,7 +95,7 @@ fn an_unknown_flag_is_a_usage_error() {
 
 #[test]
 fn a_closed_pipe_is_not_worth_a_word() {
-    for args in [&["install"][..], &["image"]] {
+    for args in [&["install"][..], &["completion", "bash"]] {
         let mut child = std::process::Command::new(crate::support::binary())
             .args(args)
             .stdin(Stdio::null())
