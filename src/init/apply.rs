@@ -31,9 +31,10 @@ impl Error {
     /// What the person who sees it can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NotPermitted(_) => {
-                Some("run it in the pod with `securityContext.capabilities.add: [NET_ADMIN]`; no other right is needed")
-            }
+            Self::NotPermitted(_) => Some(
+                "give the container `securityContext.capabilities.add: [NET_ADMIN]`; as another user than root it takes \
+                 an image made by `hawser image` as well, for that permits the capability",
+            ),
             Self::Unsupported { .. } => {
                 Some("the node's kernel needs nf_tables with nat: modules nf_tables, nft_chain_nat and nft_redir")
             }

@@ -33,6 +33,8 @@ pub const OUTBOUND_PORT: u16 = 4140;
 pub const TAP_PORT: u16 = 4190;
 pub const ADMIN_PORT: u16 = 4191;
 pub const PROXY_UID: u32 = 2102;
+/// The user of the init container: nobody, who is not the proxy and owns nothing.
+pub const INIT_UID: u32 = 65534;
 /// The user of the control plane's roles.
 pub const CONTROL_UID: u32 = 2103;
 

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use crate::support::namespace::{Namespace, Ran};
@@ -96,6 +97,30 @@ fn net_admin_is_all_it_needs() {
     };
     with("-all,+net_admin").succeeded();
 }
+
+/// The container of a pod as Kubernetes starts it: nobody, who may gain no privileges, and a bounding set.
+#[test]
+fn the_file_capability_of_the_image_spares_it_root_and_gives_nothing_beyond_its_bounds() {
+    let namespace = Namespace::new();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let permitted = folder.path().join("hawser");
+    std::fs::copy(HAWSER, &permitted).unwrap();
+    let permitted = permitted.to_str().unwrap();
+    let nobody = |program: &str, capabilities: &str| {
+        let (bounding, inherited) = (format!("--bounding-set={capabilities}"), format!("--inh-caps={capabilities}"));
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+        namespace.run("setpriv", &[user.as_slice(), &[&bounding, &inherited, program, "run", "init"]].concat())
+    };
+    assert_eq!(nobody(permitted, "-all,+net_admin").code, Some(2), "without the file capability");
+    rustix::fs::setxattr(permitted, "security.capability", &NET_ADMIN_PERMITTED, rustix::fs::XattrFlags::empty())
+        .unwrap();
+    nobody(permitted, "-all,+net_admin").succeeded();
+    assert_eq!(nobody(permitted, "-all").code, Some(2), "outside of its bounds");
+}
+
+/// As `hawser image` writes it.
+const NET_ADMIN_PERMITTED: [u8; 20] = [0, 0, 0, 2, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
 fn says_what_to_do_where_it_lacks_net_admin() {

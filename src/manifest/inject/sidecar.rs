@@ -130,6 +130,8 @@ pub(super) fn init_container(values: &Values) -> Value {
     if init.close_wait_timeout_secs > 0 {
         arg("--timeout-close-wait-secs", init.close_wait_timeout_secs.to_string());
     }
+    // Only a privileged container may set what --timeout-close-wait-secs asks for.
+    let privileged = init.close_wait_timeout_secs > 0;
     json!({
         "name": names::INIT_CONTAINER,
         "image": values.image,
@@ -137,14 +139,13 @@ pub(super) fn init_container(values: &Values) -> Value {
         "command": ["/usr/lib/linkerd/linkerd2-proxy-init"],
         "args": args,
         "securityContext": {
-            "allowPrivilegeEscalation": false,
+            "allowPrivilegeEscalation": privileged,
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
-            "privileged": false,
+            "privileged": privileged,
             "readOnlyRootFilesystem": true,
-            // The kernel gives a capability to another user's process only through file capabilities, which images of a plain binary lack. Root without
-            // the other capabilities, in a read-only image that holds one binary, can do no more than such a user.
-            "runAsNonRoot": false,
-            "runAsUser": 0,
+            // The kernel gives a user other than root only what the binary's file capability permits: `hawser image` sets it.
+            "runAsNonRoot": !privileged,
+            "runAsUser": if privileged { 0 } else { names::INIT_UID },
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
