@@ -386,7 +386,8 @@ impl Peer {
                     };
                     let mut stream = accepted.stream;
                     let Ok(header) = Header::read(&mut stream).await else { return };
-                    let is_http1 = header.protocol == hawser::mesh::Protocol::Http1;
+                    // HTTP/2 servers speak first (SETTINGS); an app behind an opaque connection here is none.
+                    let is_http1 = header.protocol != hawser::mesh::Protocol::Http2;
                     let _ = tell.send(Seen::Header(header, client));
                     serve(stream, app, is_http1, tell).await;
                 });
