@@ -65,3 +65,9 @@ impl Filter {
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(filter).with_context(|| format!("cannot parse the log filter {filter:?}"))
 }
+
+/// The error with its causes, on one line: logs and answers have no room for more.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

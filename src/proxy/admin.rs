@@ -27,7 +27,6 @@ use tokio::sync::{Notify, watch};
 use super::connections::Table;
 use super::credentials::Credentials;
 use super::detect::{Patience, Spoken, detect_client};
-use super::http::error_chain;
 use super::metrics::Metrics;
 use super::policy::Policies;
 use super::tls::{Alpn, Tls};
@@ -40,6 +39,7 @@ use crate::net::serve::serve;
 use crate::net::stream::Stream;
 use crate::pki::Bundle;
 use crate::telemetry;
+use crate::telemetry::error_chain;
 
 /// Probes, scrapers and a person or two; more connections than this are somebody's mistake.
 const CONNECTIONS_MAX: usize = 128;

@@ -39,6 +39,7 @@ use super::tls::{self, Tls};
 use crate::mesh::Identity;
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
+use crate::telemetry::error_chain;
 
 /// How long a request waits for a connection. Long enough for a control plane that restarts; after that its caller should say so.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
@@ -377,16 +378,6 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     socket
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL).with_interval(PING_TIMEOUT).with_retries(2))?;
     socket.set_tcp_user_timeout(Some(PING_INTERVAL + PING_TIMEOUT))
-}
-
-pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

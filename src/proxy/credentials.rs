@@ -28,12 +28,13 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use super::control::{Channel, InvalidControl, Retry, error_chain};
+use super::control::{Channel, InvalidControl, Retry};
 use super::settings::{ControlAddr, IdentitySettings, given};
 use super::tls::Tls;
 use crate::mesh::Identity;
 use crate::net::drain::Drain;
 use crate::pki::{Bundle, Certificate, InvalidCertificate, LeafKey, NoKey, NotTrusted};
+use crate::telemetry::error_chain;
 use crate::wire::identity::identity_client::IdentityClient;
 use crate::wire::identity::{CertifyRequest, CertifyResponse};
 

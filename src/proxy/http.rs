@@ -39,6 +39,7 @@ use crate::mesh::connection::Direction;
 use crate::mesh::policy::{Client, ClientTls, Denied, Filter, HeaderModifier, Meta, Permit, Ratio, ServerPolicy};
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
+use crate::telemetry::error_chain;
 
 /// Who the client is, by its certificate: for the app to read, and for no client to write.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
@@ -386,12 +387,6 @@ impl Session {
         };
         self.http.metrics.count(event, &labels);
     }
-}
-
-/// An error with its causes, on one line.
-pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn has_switched(response: &Response<Incoming>, asked: Asked) -> bool {

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connections::{Opened, Table};
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
-use super::http::{self, AppError, AppOptions, Apps, Http, Open, Session, error_chain};
+use super::http::{self, AppError, AppOptions, Apps, Http, Open, Session};
 use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
 use super::settings::Settings;
@@ -38,6 +38,7 @@ use crate::net::prefixed::Prefixed;
 use crate::net::serve::serve;
 use crate::net::stream::Stream;
 use crate::net::target;
+use crate::telemetry::error_chain;
 
 /// Connections from the network at a time: more than pods of any size serve, and less than would exhaust a node's memory.
 const CONNECTIONS_MAX: usize = 20_000;

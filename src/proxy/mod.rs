@@ -205,7 +205,7 @@ async fn bundle_file(file: &Path) -> Bundle {
         let problem = match tokio::fs::read_to_string(file).await {
             Ok(pem) => match Bundle::parse_pem(&pem) {
                 Ok(bundle) => return bundle,
-                Err(error) => http::error_chain(&error),
+                Err(error) => telemetry::error_chain(&error),
             },
             Err(error) => error.to_string(),
         };

@@ -32,6 +32,7 @@ use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::readiness::BlockReady;
 use crate::pki::{Bundle, Certificate, Issuer, NotTrusted};
+use crate::telemetry::error_chain;
 pub use plan::{KeyPem, Next, Stored, Trouble, next};
 
 /// How often the objects are read again: an issuer that is replaced by hand is in use within that time.
@@ -133,7 +134,7 @@ impl Authority {
                     REREAD_INTERVAL
                 }
                 Err(error) => {
-                    let trouble = chain(&error);
+                    let trouble = error_chain(&error);
                     // What there is goes on being used, and what goes on being wrong is said once.
                     if trouble != last_trouble {
                         tracing::error!(error = trouble, "cannot settle anchor, issuer and bundle");
@@ -326,14 +327,4 @@ impl Collector for Status {
         }
         Ok(())
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

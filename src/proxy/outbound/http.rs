@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::RngExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Outbound, error_chain, http_routes};
+use super::{Outbound, http_routes};
 use crate::mesh::Protocol;
 use crate::mesh::policy::HeaderModifier;
 use crate::net::stream::Stream;
@@ -34,6 +34,7 @@ use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
 use crate::proxy::tcp;
+use crate::telemetry::error_chain;
 
 /// From the app: which identity the server must have.
 const REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");

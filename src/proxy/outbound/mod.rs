@@ -42,6 +42,7 @@ use crate::net::counted::{Counted, Counts};
 use crate::net::drain::Drain;
 use crate::net::prefixed::Prefixed;
 use crate::net::serve;
+use crate::telemetry::error_chain;
 
 /// Connections of the app at a time; past that the kernel's backlog holds them.
 const CONNECTIONS_MAX: usize = 20_000;
@@ -382,17 +383,6 @@ fn label(error: &Error) -> &'static str {
         Error::NoRoute | Error::Refused(_) => "forbidden",
         Error::InvalidPolicy(_) | Error::Loop => "unexpected",
     }
-}
-
-/// An error with its causes, on one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// For the plan's protocol and the routes of what was found to be spoken.
