@@ -11,6 +11,7 @@
 
 mod app;
 mod body;
+pub mod server;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,10 +21,9 @@ use http::header::{HOST, HeaderName, HeaderValue, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
@@ -43,10 +43,6 @@ use crate::telemetry::error_chain;
 
 /// Who the client is, by its certificate: for the app to read, and for no client to write.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
-/// Streams one client may have open. The control plane's own clients hold one per destination and port.
-const HTTP2_STREAMS_MAX: u32 = 10_000;
-/// The headers of one HTTP/2 request, decoded.
-const HTTP2_HEADERS_MAX: u32 = 64 * 1024;
 /// Kinds of requests (by route and authorization) whose metrics a connection remembers; policies have a few.
 const KINDS_MAX: usize = 32;
 
@@ -99,49 +95,15 @@ pub struct Kind {
 /// # Errors
 /// Where the client breaks the protocol or the connection.
 pub async fn serve(session: Session, protocol: Protocol, stream: impl Stream + 'static) -> Result<(), hyper::Error> {
-    let drain = session.http.drain.clone();
-    let (every, within) = session.http.keep_alive;
+    let (drain, keep_alive) = (session.http.drain.clone(), session.http.keep_alive);
     let session = Arc::new(session);
-    let answer = service_fn(move |request| {
+    let answer = move |request| {
         let session = session.clone();
         async move { session.answer(request).await }
-    });
-    let stream = TokioIo::new(stream);
-    if protocol == Protocol::Http2 {
-        let mut builder = http2::Builder::new(drain.clone());
-        builder
-            .timer(TokioTimer::new())
-            .auto_date_header(false)
-            .initial_stream_window_size(app::HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(app::HTTP2_CONNECTION_WINDOW)
-            .max_concurrent_streams(HTTP2_STREAMS_MAX)
-            .max_header_list_size(HTTP2_HEADERS_MAX);
-        if !every.is_zero() {
-            builder.keep_alive_interval(every).keep_alive_timeout(within);
-        }
-        let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = drain.started() => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await
-    } else {
-        let connection = http1::Builder::new()
-            .auto_date_header(false)
-            .preserve_header_case(true)
-            // Between two requests a connection may idle for as long as its client likes, and hyper has one timer for both.
-            .header_read_timeout(None)
-            .serve_connection(stream, answer)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = drain.started() => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await
-    }
+    };
+    let mut http1 = http1::Builder::new();
+    http1.preserve_header_case(true);
+    server::carry(stream, protocol, &mut http1, keep_alive, drain, answer).await
 }
 
 /// Why a request was not answered by the app.

@@ -13,10 +13,9 @@ use std::sync::Arc;
 use http::header::{CONNECTION, HeaderName, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rand::RngExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -29,7 +28,7 @@ use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
-use crate::proxy::http::{Body, Ends, Kept, grpc_status, reset};
+use crate::proxy::http::{Body, Ends, Kept, grpc_status, reset, server};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
@@ -40,14 +39,6 @@ use crate::telemetry::error_chain;
 const REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
 /// Between proxies: no app has a say in them.
 const OF_PROXIES: [HeaderName; 2] = [orig_proto::ORIG_PROTO, HeaderName::from_static("l5d-dst-override")];
-/// Streams one client of the app's may have open. The control plane's own clients hold one per destination and port.
-const HTTP2_STREAMS_MAX: u32 = 10_000;
-/// The headers of one HTTP/2 request, decoded.
-const HTTP2_HEADERS_MAX: u32 = 64 * 1024;
-/// Windows as the proxies of this mesh have them: what one stream, and all of a connection, may have under way unread.
-const HTTP2_STREAM_WINDOW: u32 = 65_535;
-const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
-
 /// What is the same for all requests of a connection.
 struct Session {
     outbound: Arc<Outbound>,
@@ -84,47 +75,12 @@ pub(super) async fn serve(
     protocol: Protocol,
     stream: impl Stream + 'static,
 ) -> Result<(), hyper::Error> {
-    let drain = outbound.drain.clone();
-    let (every, within) = outbound.options.keep_alive;
+    let (drain, keep_alive) = (outbound.drain.clone(), outbound.options.keep_alive);
     let session = Arc::new(Session { outbound, discovered, protocol });
-    let answer = service_fn(move |request| session.clone().answer(request));
-    let stream = TokioIo::new(stream);
-    if protocol == Protocol::Http2 {
-        let mut builder = http2::Builder::new(drain.clone());
-        builder
-            .timer(TokioTimer::new())
-            .auto_date_header(false)
-            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-            .max_concurrent_streams(HTTP2_STREAMS_MAX)
-            .max_header_list_size(HTTP2_HEADERS_MAX);
-        if !every.is_zero() {
-            builder.keep_alive_interval(every).keep_alive_timeout(within);
-        }
-        let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = drain.started() => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await
-    } else {
-        let connection = http1::Builder::new()
-            .auto_date_header(false)
-            // Some clients close their half after the last request, and still want its response.
-            .half_close(true)
-            // Between two requests a connection may idle for as long as its client likes, and hyper has one timer for both.
-            .header_read_timeout(None)
-            .serve_connection(stream, answer)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = drain.started() => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await
-    }
+    let mut http1 = http1::Builder::new();
+    // Some clients close their half after the last request, and still want its response.
+    http1.half_close(true);
+    server::carry(stream, protocol, &mut http1, keep_alive, drain, move |request| session.clone().answer(request)).await
 }
 
 impl Session {
