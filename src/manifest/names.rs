@@ -37,6 +37,9 @@ pub const PROXY_UID: u32 = 2102;
 pub const INIT_UID: u32 = 65534;
 /// The user of the control plane's roles.
 pub const CONTROL_UID: u32 = 2103;
+/// Who runs what starts from the image without being told: an app, which must never be [`PROXY_UID`], for whose connections the
+/// redirection lets pass.
+pub const IMAGE_UID: u32 = 65532;
 
 /// The audience of the service-account tokens that proxies prove themselves with.
 pub const TOKEN_AUDIENCE: &str = "identity.l5d.io";

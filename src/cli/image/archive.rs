@@ -32,8 +32,13 @@ const STOCK_FOLDER: &str = "usr/lib/linkerd";
 const STOCK_NAMES: [&str; 3] = ["linkerd2-proxy", "linkerd2-proxy-identity", "linkerd2-proxy-init"];
 
 /// Programs ask who they run as; there is nobody else in the image.
-const PASSWD: &str = "root:x:0:0:root:/:/\nproxy:x:2102:2102:proxy:/:/\ncontrol:x:2103:2103:control:/:/\n";
-const GROUP: &str = "root:x:0:\nproxy:x:2102:\ncontrol:x:2103:\n";
+const USERS: [(&str, u32); 5] = [
+    ("root", 0),
+    ("proxy", names::PROXY_UID),
+    ("control", names::CONTROL_UID),
+    ("app", names::IMAGE_UID),
+    ("nobody", names::INIT_UID),
+];
 
 /// The file capability of the binary (linux/capability.h: revision 2, permitted, little endian): `run init` may change
 /// packet rules without being root, but only where its container was given CAP_NET_ADMIN. Nobody else gets anything by
@@ -85,9 +90,11 @@ pub(super) fn archive(image: &Image<'_>) -> io::Result<Vec<u8>> {
 
 fn layer(binary: &[u8]) -> io::Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::with_capacity(binary.len() + 64 * 1024));
+    let groups: String = USERS.iter().map(|(name, id)| format!("{name}:x:{id}:\n")).collect();
+    let users: String = USERS.iter().map(|(name, id)| format!("{name}:x:{id}:{id}:{name}:/:/\n")).collect();
     folder(&mut tar, "etc/")?;
-    file(&mut tar, "etc/group", GROUP.as_bytes(), 0o644)?;
-    file(&mut tar, "etc/passwd", PASSWD.as_bytes(), 0o644)?;
+    file(&mut tar, "etc/group", groups.as_bytes(), 0o644)?;
+    file(&mut tar, "etc/passwd", users.as_bytes(), 0o644)?;
     tar.append_pax_extensions([("SCHILY.xattr.security.capability", NET_ADMIN_PERMITTED.as_slice())])?;
     file(&mut tar, BINARY, binary, 0o755)?;
     let mut path = String::new();
@@ -114,8 +121,8 @@ fn config(image: &Image<'_>, layer: &Blob) -> Value {
         "architecture": image.architecture,
         "os": "linux",
         "config": {
-            // A number, so that `runAsNonRoot` can tell. Manifests say which user each role has.
-            "User": names::PROXY_UID.to_string(),
+            // A number, so that `runAsNonRoot` can tell. Manifests say which user each role has; who is not told is an app.
+            "User": names::IMAGE_UID.to_string(),
             "Env": ["PATH=/"],
             "Entrypoint": [entry_point],
             "WorkingDir": "/",
@@ -226,8 +233,18 @@ mod tests {
         assert_eq!(docker["Config"], json!(path(&manifest["config"]["digest"])));
         let config = json(&path(&manifest["config"]["digest"]));
         assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
-        assert_eq!(config["config"]["User"], "2102");
         assert_eq!(manifest["layers"][0]["size"], files[&layer].1.len());
+    }
+
+    #[test]
+    fn who_is_not_told_whom_to_run_as_is_not_the_proxy_whose_connections_are_left_alone() {
+        for entry_point in [EntryPoint::Hawser, EntryPoint::Proxy, EntryPoint::ProxyInit] {
+            let image = Image { binary: b"", architecture: "amd64", entry_point, name: "", short_name: "" };
+            let config = config(&image, &Blob::new(OCI_LAYER, Vec::new()));
+            let user: u32 = config["config"]["User"].as_str().unwrap().parse().unwrap();
+            assert!(![0, names::PROXY_UID, names::CONTROL_UID].contains(&user), "{user}");
+            assert!(USERS.contains(&("app", user)));
+        }
     }
 
     #[test]
