@@ -1649,7 +1649,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__run__subcmd__identity)
-            opts="-L -h -V --admin-address --control-namespace --trust-domain --cluster-domain --log --log-format --trust-bundle-file --address --issuance-lifetime --clock-skew-allowance --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-L -h -V --admin-address --control-namespace --trust-domain --cluster-domain --log --log-format --trust-bundle-file --address --issuance-lifetime --clock-skew-allowance --accept-api-server-tokens --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1693,6 +1693,10 @@ _hawser() {
                     ;;
                 --clock-skew-allowance)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --accept-api-server-tokens)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
                 --hawser-namespace)

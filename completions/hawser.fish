@@ -254,6 +254,8 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l address -d 'Where proxies ask for certificates' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuance-lifetime -d 'How long a certificate is valid' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l clock-skew-allowance -d 'How far clocks of nodes may differ' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l accept-api-server-tokens -d 'Whether pods may prove themselves by a token for the API server: for pods that have none for the mesh' -r -f -a "true\t''
+false\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l context -d 'The kubeconfig context to use' -r

@@ -1,8 +1,8 @@
 //! Asks the API server whose token it is: the proof behind every identity.
 //!
 //! In: a token from the network. Out: the [`Account`] it belongs to, or why it proves nothing. Only tokens that were made for
-//! the mesh count, but for one exception: pods injected long ago by others send their plain service account token,
-//! which the API server is asked about a second time, without an audience.
+//! the mesh count. Where that is set, so do tokens for the API server itself, which pods without a token of their own for the mesh send:
+//! about those the API server is asked a second time, without an audience.
 //!
 //! Start at [`review`]. The ServiceAccount needs `create tokenreviews.authentication.k8s.io`.
 
@@ -57,6 +57,8 @@ pub struct ApiServer {
     pub client: Client,
     /// Whom tokens must have been made for.
     pub audience: &'static str,
+    /// Whether those made for the API server will do.
+    pub accepts_api_server_tokens: bool,
 }
 
 impl Reviewer for ApiServer {
@@ -72,22 +74,29 @@ impl Reviewer for ApiServer {
                 Ok(reviewed.status.unwrap_or_default())
             }
         };
-        Box::pin(review(ask, token, self.audience))
+        Box::pin(review(ask, token, self.audience, self.accepts_api_server_tokens))
     }
 }
 
-/// Has `token` reviewed for `audience`, and once more for none if it is for another.
+/// Has `token` reviewed for `audience`, and if it is for another and `accepts_api_server_tokens` once more for the API server's own.
 ///
 /// # Errors
 /// Where the API server cannot be asked, does not vouch for the token, or vouches for somebody without an identity.
-pub async fn review<F>(ask: impl Fn(TokenReviewSpec) -> F, token: String, audience: &str) -> Result<Account, Refused>
+pub async fn review<F>(
+    ask: impl Fn(TokenReviewSpec) -> F,
+    token: String,
+    audience: &str,
+    accepts_api_server_tokens: bool,
+) -> Result<Account, Refused>
 where
     F: Future<Output = Result<TokenReviewStatus, Refused>>,
 {
     let mut is_for_audience = true;
     let mut status =
         ask(TokenReviewSpec { audiences: Some(vec![audience.into()]), token: Some(token.clone()) }).await?;
-    if status.error.as_ref().is_some_and(|error| error.contains(OTHER_AUDIENCE)) {
+    let is_for_others =
+        |status: &TokenReviewStatus| status.error.as_ref().is_some_and(|error| error.contains(OTHER_AUDIENCE));
+    if accepts_api_server_tokens && is_for_others(&status) {
         is_for_audience = false;
         status = ask(TokenReviewSpec { audiences: None, token: Some(token) }).await?;
     }
@@ -146,13 +155,20 @@ mod tests {
 
     /// Reviews with an API server that gives these answers, one after the other; returns also what it was asked.
     async fn reviewed(answers: Vec<TokenReviewStatus>) -> (Result<Account, Refused>, Vec<Option<Vec<String>>>) {
+        reviewed_by(false, answers).await
+    }
+
+    async fn reviewed_by(
+        accepts_api_server_tokens: bool,
+        answers: Vec<TokenReviewStatus>,
+    ) -> (Result<Account, Refused>, Vec<Option<Vec<String>>>) {
         let (answers, asked) = (Mutex::new(answers.into_iter()), Mutex::new(Vec::new()));
         let ask = |spec: TokenReviewSpec| {
             asked.lock().unwrap().push(spec.audiences);
             let answer = answers.lock().unwrap().next().expect("asked too often");
             async move { Ok(answer) }
         };
-        let result = review(ask, "token".into(), AUDIENCE).await;
+        let result = review(ask, "token".into(), AUDIENCE, accepts_api_server_tokens).await;
         (result, asked.into_inner().unwrap())
     }
 
@@ -164,16 +180,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn asks_once_more_without_audience_for_a_plain_token() {
+    async fn refuses_a_token_for_another_audience_and_does_not_ask_again() {
+        let (refused, asked) = reviewed(vec![refused(WRONG_AUDIENCE)]).await;
+        assert!(matches!(refused, Err(Refused::Invalid(_))));
+        assert_eq!(asked, [Some(vec![AUDIENCE.to_owned()])], "not whether it is for the API server, either");
+    }
+
+    #[tokio::test]
+    async fn asks_once_more_about_a_token_for_the_api_server_where_that_is_accepted() {
         let plain = vouched("system:serviceaccount:shop:web", &["https://kubernetes.default.svc"]);
-        let (account, asked) = reviewed(vec![refused(WRONG_AUDIENCE), plain]).await;
+        let (account, asked) = reviewed_by(true, vec![refused(WRONG_AUDIENCE), plain]).await;
         assert!(account.is_ok());
         assert_eq!(asked, [Some(vec![AUDIENCE.to_owned()]), None]);
     }
 
     #[tokio::test]
-    async fn refuses_a_token_for_another_audience() {
-        let (refused, asked) = reviewed(vec![refused(WRONG_AUDIENCE), refused(WRONG_AUDIENCE)]).await;
+    async fn refuses_a_token_for_anyone_else_even_then() {
+        let (refused, asked) = reviewed_by(true, vec![refused(WRONG_AUDIENCE), refused(WRONG_AUDIENCE)]).await;
         assert!(matches!(refused, Err(Refused::Invalid(_))));
         assert_eq!(asked.len(), 2);
     }

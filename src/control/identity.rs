@@ -47,10 +47,19 @@ pub struct Args {
     /// How far clocks of nodes may differ
     #[arg(long, env = "HAWSER_CLOCK_SKEW_ALLOWANCE", default_value = "20s", value_parser = skew, value_name = "DURATION")]
     clock_skew_allowance: Duration,
+    /// Whether pods may prove themselves by a token for the API server: for pods that have none for the mesh
+    #[arg(
+        long,
+        env = "HAWSER_ACCEPT_API_SERVER_TOKENS",
+        default_value_t = false,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    accept_api_server_tokens: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let Args { common, address, issuance_lifetime, clock_skew_allowance } = args;
+    let Args { common, address, issuance_lifetime, clock_skew_allowance, accept_api_server_tokens } = args;
     super::start(common, async |role: Role| {
         let block = role.readiness.block("the issuer");
         trust_bundle::keep_copy(&role);
@@ -66,7 +75,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 validity: Validity { lifetime: issuance_lifetime, skew: clock_skew_allowance },
             },
             authority.signing(),
-            Arc::new(ApiServer { client: role.client.clone(), audience: TOKEN_AUDIENCE }),
+            Arc::new(ApiServer {
+                client: role.client.clone(),
+                audience: TOKEN_AUDIENCE,
+                accepts_api_server_tokens: accept_api_server_tokens,
+            }),
             metrics,
         );
         // From here on proxies hear "not ready yet" at once, rather than nothing.

@@ -124,6 +124,7 @@ fn fillings(values: &Values, namespace: &str) -> Fillings {
         ("log_format", values.controller_log_format.as_str().into()),
         ("any_address", if values.disable_ipv6 { "0.0.0.0" } else { "[::]" }.into()),
         ("api_server_ports", values.proxy_init.kube_api_server_ports.as_str().into()),
+        ("accept_api_server_tokens", values.identity.accept_api_server_tokens.to_string().into()),
         ("issuance_lifetime", values.identity.issuer.issuance_lifetime.as_str().into()),
         ("clock_skew_allowance", values.identity.issuer.clock_skew_allowance.as_str().into()),
         ("webhook_failure_policy", json!(values.webhook_failure_policy)),

@@ -82,8 +82,10 @@ pub struct Amount {
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Identity {
+    /// Whether pods may prove themselves by a token for the API server, where they have none for the mesh.
+    pub accept_api_server_tokens: bool,
     pub issuer: Issuer,
 }
 

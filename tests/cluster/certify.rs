@@ -78,6 +78,17 @@ fn a_token_for_another_audience_gets_no_certificate() {
 
 #[test]
 #[ignore = "needs a cluster: make test-cluster"]
+fn a_token_for_the_api_server_gets_no_certificate() {
+    let mesh = mesh();
+    let namespace = accounts(&mesh);
+    let web = namespace.identity("web");
+    let for_the_api_server = namespace.kubectl_ok(&["create", "token", "web"]).trim().to_owned();
+    let refused = certify(&mesh, &web, &web, &for_the_api_server).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+}
+
+#[test]
+#[ignore = "needs a cluster: make test-cluster"]
 fn a_token_that_is_none_gets_no_certificate() {
     let mesh = mesh();
     let namespace = accounts(&mesh);
