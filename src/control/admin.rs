@@ -10,9 +10,9 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
 
 use super::Role;
+use crate::net::listen::listen as bind;
 use crate::net::serve::serve;
 
 /// Scrapers and probes are few; more connections than this are somebody's mistake.
@@ -26,8 +26,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the address is taken.
 pub(super) async fn listen(role: &Role) -> anyhow::Result<()> {
     let address = role.common.admin_address;
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for the admin server"))?;
+    let listener = bind(address).with_context(|| format!("cannot listen on {address} for the admin server"))?;
     let served = role.clone();
     role.drain.spawn(serve(listener, CONNECTIONS_MAX, role.drain.clone(), move |stream, _peer| {
         let role = served.clone();

@@ -43,10 +43,10 @@ pub struct Args {
     #[command(flatten)]
     common: Common,
     /// Where endpoints and profiles are told
-    #[arg(long, env = "HAWSER_DESTINATION_ADDRESS", default_value = "0.0.0.0:8086", value_name = "IP:PORT")]
+    #[arg(long, env = "HAWSER_DESTINATION_ADDRESS", default_value = "[::]:8086", value_name = "IP:PORT")]
     destination_address: SocketAddr,
     /// Where policies are told
-    #[arg(long, env = "HAWSER_POLICY_ADDRESS", default_value = "0.0.0.0:8090", value_name = "IP:PORT")]
+    #[arg(long, env = "HAWSER_POLICY_ADDRESS", default_value = "[::]:8090", value_name = "IP:PORT")]
     policy_address: SocketAddr,
     /// Who may reach ports that nothing else is said about
     #[arg(long, env = "HAWSER_DEFAULT_INBOUND_POLICY", default_value = "all-unauthenticated", value_name = "POLICY")]

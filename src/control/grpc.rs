@@ -8,10 +8,10 @@ use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
 use tower::Service;
 
 use crate::net::drain::Drain;
+use crate::net::listen::listen as bind;
 use crate::net::serve::serve;
 
 /// One per proxy and replica at least, since proxies pool; a thousand pods that all start over must still get in.
@@ -32,7 +32,7 @@ where
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for gRPC"))?;
+    let listener = bind(address).with_context(|| format!("cannot listen on {address} for gRPC"))?;
     let address = listener.local_addr().context("cannot tell the address just bound")?;
     let draining = drain.clone();
     drain.spawn(serve(listener, CONNECTIONS_MAX, drain.clone(), move |stream, peer| {

@@ -39,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     common: Common,
     /// Where proxies ask for certificates
-    #[arg(long, env = "HAWSER_IDENTITY_ADDRESS", default_value = "0.0.0.0:8080", value_name = "IP:PORT")]
+    #[arg(long, env = "HAWSER_IDENTITY_ADDRESS", default_value = "[::]:8080", value_name = "IP:PORT")]
     address: SocketAddr,
     /// How long a certificate is valid
     #[arg(long, env = "HAWSER_ISSUANCE_LIFETIME", default_value = "24h", value_parser = lifetime, value_name = "DURATION")]

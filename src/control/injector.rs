@@ -31,7 +31,7 @@ pub struct Args {
     #[command(flatten)]
     common: Common,
     /// Where the API server asks for reviews
-    #[arg(long, env = "HAWSER_INJECTOR_ADDRESS", default_value = "0.0.0.0:8443", value_name = "IP:PORT")]
+    #[arg(long, env = "HAWSER_INJECTOR_ADDRESS", default_value = "[::]:8443", value_name = "IP:PORT")]
     address: SocketAddr,
 }
 

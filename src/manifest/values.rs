@@ -27,6 +27,7 @@ pub struct Values {
     pub identity_trust_domain: Option<String>,
     /// The networks in which services of this cluster can be.
     pub cluster_networks: String,
+    /// Leaves IPv6 alone, which then passes by the mesh: only where nothing has an IPv6 address.
     #[serde(rename = "disableIPv6")]
     pub disable_ipv6: bool,
     pub high_availability: bool,
@@ -178,7 +179,7 @@ impl Default for Values {
             cluster_domain: "cluster.local".into(),
             identity_trust_domain: None,
             cluster_networks: "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8".into(),
-            disable_ipv6: true,
+            disable_ipv6: false,
             high_availability: false,
             controller_replicas: 1,
             controller_log_level: "warn,hawser=info".into(),

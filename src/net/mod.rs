@@ -1,8 +1,9 @@
-//! Sockets: the accept loop, the shutdown, and the question where the app meant to go.
+//! Sockets: listening, the accept loop, the shutdown, and the question where the app meant to go.
 
 pub mod backoff;
 pub mod counted;
 pub mod drain;
+pub mod listen;
 pub mod prefixed;
 pub mod readiness;
 pub mod serve;

@@ -54,6 +54,7 @@ use self::subscription::Limits;
 use self::tls::Tls;
 use crate::mesh::Identity;
 use crate::net::drain::{self, Drain};
+use crate::net::listen::{listen, listen_where_possible};
 use crate::net::readiness::Readiness;
 use crate::net::target::target;
 use crate::pki::Bundle;
@@ -90,12 +91,10 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
 async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<()> {
     // Listeners first: a port that is taken should be known at once, and what connects early waits in the backlog.
-    let admin_listener = listen(settings.admin.admin_listen_addr, "admin").await?;
-    let inbound_listener = listen(settings.inbound.inbound_listen_addr, "inbound").await?;
-    let mut outbound_listeners = Vec::new();
-    for address in settings.outbound_listen_addrs() {
-        outbound_listeners.push(listen(address, "outbound").await?);
-    }
+    let admin_listener = listen_for("admin", settings.admin.admin_listen_addr)?;
+    let inbound_listener = listen_for("inbound", settings.inbound.inbound_listen_addr)?;
+    let outbound_listeners = listen_where_possible(&settings.outbound_listen_addrs())
+        .map_err(|(address, error)| cannot_listen("outbound", address, error))?;
     let readiness = Readiness::default();
     let certificate = readiness.block("the first certificate");
     let shutdown = Arc::new(Notify::new());
@@ -182,8 +181,12 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
     Ok(())
 }
 
-async fn listen(address: SocketAddr, which: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {which} connections"))
+fn listen_for(which: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).map_err(|error| cannot_listen(which, address, error))
+}
+
+fn cannot_listen(which: &str, address: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("cannot listen on {address} for {which} connections"))
 }
 
 /// The bundle: from the settings, or from a file that another container of the pod writes.

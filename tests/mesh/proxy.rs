@@ -86,7 +86,11 @@ fn identity(pod: &Namespace) -> String {
 
 /// An app that answers any request with the head it was sent.
 fn app(pod: &Namespace) {
-    let listener = pod.enter(|| std::net::TcpListener::bind("0.0.0.0:8000").unwrap());
+    app_on(pod, "0.0.0.0:8000");
+}
+
+fn app_on(pod: &Namespace, address: &str) {
+    let listener = pod.enter(|| std::net::TcpListener::bind(address).unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -137,17 +141,12 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     app(&pod);
     let mut proxy = Proxy(pod.enter(|| command(&bundle, &token).spawn().unwrap()));
 
-    eventually("the proxy is ready", SOON, || {
-        let answer = ask(&pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
-        if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
-    });
+    ready(&pod);
     let answer = ask(&other, APP, "GET /cart HTTP/1.1\r\nl5d-client-id: admin").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /cart HTTP/1.1"), "{answer}");
     assert!(!answer.contains("l5d-client-id"), "the request went past the proxy: {answer}");
 
-    let connections = ask(&pod, "127.0.0.1:4191", "GET /connections HTTP/1.1").unwrap();
-    let (_, json) = connections.split_once("\r\n\r\n").unwrap();
-    let connections: Connections = serde_json::from_str(json).unwrap();
+    let connections = connections(&pod);
     let [connection] = connections.recent.as_slice() else { panic!("{connections:?}") };
     assert_eq!((connection.server, connection.target), (APP.parse().unwrap(), APP.parse().unwrap()));
     assert_eq!(connection.security, Security::Plaintext { reason: PlaintextReason::NoTlsFromRemote });
@@ -167,6 +166,82 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     assert!(Command::new("kill").arg(proxy.0.id().to_string()).status().unwrap().success());
     let status = eventually("the proxy ends", SOON, || proxy.0.try_wait().unwrap().ok_or("it runs"));
     assert_eq!((status.code(), status.signal()), (Some(0), None));
+}
+
+fn ready(pod: &Namespace) {
+    eventually("the proxy is ready", SOON, || {
+        let answer = ask(pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
+        if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
+    });
+}
+
+fn connections(pod: &Namespace) -> Connections {
+    let connections = ask(pod, "127.0.0.1:4191", "GET /connections HTTP/1.1").unwrap();
+    let (_, json) = connections.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+/// A pod with the rules and the proxy that injectors give it where IPv6 is not disabled, and a neighbour.
+fn of_both_families(settings: &[&str]) -> (Namespace, Namespace, Proxy, tempfile::TempDir) {
+    let (pod, other) = (Namespace::new(), Namespace::new());
+    pod.join(&["10.77.0.1/24", "fd77::1/64"], &other, &["10.77.0.2/24", "fd77::2/64"]);
+    for setting in settings {
+        pod.run("sysctl", &["-qw", setting]).succeeded();
+    }
+    pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a token").unwrap();
+    let bundle = identity(&pod);
+    app_on(&other, "[::]:8000");
+    let mut command = command(&bundle, &token);
+    for (name, value) in [
+        ("ADMIN_LISTEN_ADDR", "[::]:4191"),
+        ("DESTINATION_PROFILE_NETWORKS", "192.0.2.0/24"),
+        ("INBOUND_IPS", "10.77.0.1,fd77::1"),
+        ("INBOUND_LISTEN_ADDR", "[::]:4143"),
+        ("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4140,[::1]:4140"),
+    ] {
+        command.env(format!("LINKERD2_PROXY_{name}"), value);
+    }
+    // The proxy's own connections are told by their user, which must be able to run the binary: so the rest stays as root.
+    let proxy = pod.enter(|| std::os::unix::process::CommandExt::uid(&mut command, 2102).spawn().unwrap());
+    let proxy = Proxy(proxy);
+    ready(&pod);
+    (pod, other, proxy, folder)
+}
+
+#[test]
+fn connections_of_either_ip_family_pass_the_proxy_both_ways_whatever_the_node_s_defaults() {
+    for default in ["net.ipv6.bindv6only=0", "net.ipv6.bindv6only=1"] {
+        let (pod, other, _proxy, _folder) = of_both_families(&[default]);
+        // The app may listen as it likes; the one here has a socket for each family.
+        app_on(&pod, "10.77.0.1:8001");
+        app_on(&pod, "[fd77::1]:8001");
+        for (ours, theirs) in [("10.77.0.1:8001", "10.77.0.2:8000"), ("[fd77::1]:8001", "[fd77::2]:8000")] {
+            let answer = ask(&other, ours, "GET /in HTTP/1.1\r\nl5d-client-id: admin").unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /in HTTP/1.1"), "{answer}");
+            assert!(!answer.contains("l5d-client-id"), "the request to {ours} went past the proxy: {answer}");
+            let answer = ask(&pod, theirs, "GET /out HTTP/1.1").unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /out HTTP/1.1"), "{answer}");
+            let seen = connections(&pod);
+            let targets: Vec<_> = seen.recent.iter().chain(&seen.live).map(|connection| connection.target).collect();
+            for target in [ours, theirs] {
+                assert!(targets.contains(&target.parse().unwrap()), "{target} is not among {targets:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_without_ipv6_has_its_proxy_under_the_same_settings() {
+    let (pod, other, _proxy, _folder) = of_both_families(&["net.ipv6.conf.all.disable_ipv6=1"]);
+    app(&pod);
+    let answer = ask(&other, APP, "GET /in HTTP/1.1\r\nl5d-client-id: admin").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("l5d-client-id"), "{answer}");
+    let answer = ask(&pod, "10.77.0.2:8000", "GET /out HTTP/1.1").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(ask(&pod, "[fd77::2]:8000", "GET /out HTTP/1.1").is_err(), "there is no IPv6 at all");
 }
 
 #[test]

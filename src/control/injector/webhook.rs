@@ -24,7 +24,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -33,6 +33,7 @@ use super::events::Events;
 use super::facts::Facts;
 use crate::manifest::inject::{self, Mesh, Meshed, Owner, Place, Skip, Surroundings};
 use crate::net::drain::Drain;
+use crate::net::listen::listen as bind;
 use crate::net::serve::serve;
 
 /// API servers pool their connections, so that there are a few of each.
@@ -243,8 +244,7 @@ pub async fn listen(
     tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     drain: &Drain,
 ) -> anyhow::Result<SocketAddr> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for reviews"))?;
+    let listener = bind(address).with_context(|| format!("cannot listen on {address} for reviews"))?;
     let address = listener.local_addr().context("cannot tell the address just bound")?;
     let draining = drain.clone();
     drain.spawn(serve(listener, CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
