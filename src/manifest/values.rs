@@ -352,19 +352,10 @@ impl Values {
     pub fn assign(&self, assignments: &str) -> Result<Self, Invalid> {
         let mut values = self.clone();
         for (path, text) in split_assignments(assignments)? {
-            let typed = yaml::resolve(&text);
-            let outcome = values.layer(&nest(&path, typed));
+            let outcome = values.layer(&nest(&path, typed(&text)));
             values = match outcome {
-                // `--set image=1.0` is a text all the same; and lists come in YAML's own notation.
-                Err(Invalid::Value { .. }) => {
-                    let list =
-                        yaml::parse(&text).ok().and_then(|mut documents| documents.pop()).filter(|v| !v.is_string());
-                    let as_list = list.map(|list| values.layer(&nest(&path, list)));
-                    match as_list {
-                        Some(Ok(layered)) => layered,
-                        _ => values.layer(&nest(&path, Value::String(text))).or(outcome)?,
-                    }
-                }
+                // `--set image=1.0` is a text all the same.
+                Err(Invalid::Value { .. }) => values.layer(&nest(&path, Value::String(text))).or(outcome)?,
                 outcome => outcome?,
             };
         }
@@ -628,6 +619,15 @@ fn leaves(tree: &Value) -> Vec<(Vec<String>, Value)> {
     found
 }
 
+/// What YAML makes of a value: `5` is a number, `[{operator: Exists}]` a list, and nothing at all unsets.
+fn typed(text: &str) -> Value {
+    match yaml::parse(text).as_deref() {
+        Ok([value]) => value.clone(),
+        Ok([]) if !text.starts_with('#') => Value::Null,
+        _ => text.into(),
+    }
+}
+
 fn split_assignments(text: &str) -> Result<Vec<(Vec<String>, String)>, Invalid> {
     let invalid = || Invalid::Assignment(text.into());
     let mut found: Vec<(Vec<String>, String)> = Vec::new();
@@ -722,6 +722,18 @@ mod tests {
             .unwrap();
         assert_eq!(values.tolerations, [json!({"operator": "Exists"})]);
         assert_eq!(values.node_selector["example.com/pool"], "mesh");
+    }
+
+    #[test]
+    fn nothing_unsets_and_what_is_no_yaml_is_text() {
+        let domain = |text: &str| {
+            let set = Values::default().assign("identityTrustDomain=a.b").unwrap();
+            set.assign(&format!("identityTrustDomain={text}")).unwrap().identity_trust_domain
+        };
+        assert_eq!((domain(""), domain("null")), (None, None));
+        for text in ["#x", "[", "a: b", "yes"] {
+            assert_eq!(domain(text).as_deref(), Some(text));
+        }
     }
 
     #[test]
