@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use hyper_util::server::graceful::GracefulConnection;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,20 @@ impl Drain {
 
     pub fn has_started(&self) -> bool {
         self.started.is_cancelled()
+    }
+
+    /// Serves an HTTP connection until it ends; from the start of the drain on it takes no new requests.
+    ///
+    /// # Errors
+    /// Where the client breaks the protocol or the connection.
+    pub async fn serve<C: GracefulConnection>(&self, connection: C) -> Result<(), C::Error> {
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = self.started() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
     }
 
     /// Waits until every spawned task has ended, at most `grace`; says whether all have.

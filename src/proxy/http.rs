@@ -43,6 +43,10 @@ use crate::telemetry::error_chain;
 
 /// Who the client is, by its certificate: for the app to read, and for no client to write.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
+/// What one HTTP/2 stream, and all streams of a connection together, may have under way unread, towards peers and the app alike: as the
+/// proxies of this mesh have it. Discovery may say otherwise for an endpoint.
+pub const HTTP2_STREAM_WINDOW: u32 = 65_535;
+pub const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
 /// Kinds of requests (by route and authorization) whose metrics a connection remembers; policies have a few.
 const KINDS_MAX: usize = 32;
 

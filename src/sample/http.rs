@@ -44,17 +44,8 @@ pub(super) fn serve(listener: TcpListener, name: String, drain: &Drain) {
         let (name, drain) = (name.clone(), draining.clone());
         async move {
             let service = service_fn(|request| answer(&name, peer, request));
-            let mut connection = std::pin::pin!(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service)
-            );
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = drain.started() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = drain.serve(connection).await {
                 tracing::info!(%peer, %error, "a connection ended badly");
             }
         }

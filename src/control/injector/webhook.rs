@@ -272,14 +272,7 @@ async fn carry(stream: tokio_rustls::server::TlsStream<TcpStream>, webhook: Arc<
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), answer);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        _ = &mut connection => {}
-        () = drain.started() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
-    }
+    let _ = drain.serve(connection).await;
 }
 
 async fn respond(webhook: &Webhook, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -19,16 +19,12 @@ use tokio::sync::watch;
 use super::{Connection, Connector, Error, Records};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
-use crate::proxy::http::cause;
+use crate::proxy::http::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
 use crate::proxy::orig_proto;
 
 /// Idle HTTP/1 connections kept per endpoint; a burst of more finds the rest again by connecting.
 const HTTP1_IDLE_MAX: usize = 256;
-/// What one HTTP/2 stream, and all streams of a connection together, may have under way to us unread, where discovery said nothing:
-/// as the proxies of this mesh have it.
-const HTTP2_STREAM_WINDOW: u32 = 65_535;
-const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
 /// How often a request is tried on connections that turn out to have ended: once on what was kept, once on a new one.
 const CONNECTIONS_MAX: usize = 2;
 

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
 
@@ -26,9 +27,6 @@ use crate::net::stream::Stream;
 const IDLE_MAX: usize = 128;
 /// Ports of which connections are kept. A pod has a handful; a peer that names others finds nobody there.
 const PORTS_MAX: usize = 256;
-/// Windows as the proxies of this mesh have them: what one stream, and all of a connection, may have under way unread.
-pub(super) const HTTP2_STREAM_WINDOW: u32 = 65_535;
-pub(super) const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
 
 /// How the app is reached.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::app::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use super::body::Body;
+use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::mesh::Protocol;
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
