@@ -94,6 +94,9 @@ _hawser() {
             hawser__subcmd__help,version)
                 cmd="hawser__subcmd__help__subcmd__version"
                 ;;
+            hawser__subcmd__help__subcmd__run,await)
+                cmd="hawser__subcmd__help__subcmd__run__subcmd__await"
+                ;;
             hawser__subcmd__help__subcmd__run,destination)
                 cmd="hawser__subcmd__help__subcmd__run__subcmd__destination"
                 ;;
@@ -130,6 +133,9 @@ _hawser() {
             hawser__subcmd__help__subcmd__run__subcmd__sample,smtp)
                 cmd="hawser__subcmd__help__subcmd__run__subcmd__sample__subcmd__smtp"
                 ;;
+            hawser__subcmd__run,await)
+                cmd="hawser__subcmd__run__subcmd__await"
+                ;;
             hawser__subcmd__run,destination)
                 cmd="hawser__subcmd__run__subcmd__destination"
                 ;;
@@ -150,6 +156,9 @@ _hawser() {
                 ;;
             hawser__subcmd__run,sample)
                 cmd="hawser__subcmd__run__subcmd__sample"
+                ;;
+            hawser__subcmd__run__subcmd__help,await)
+                cmd="hawser__subcmd__run__subcmd__help__subcmd__await"
                 ;;
             hawser__subcmd__run__subcmd__help,destination)
                 cmd="hawser__subcmd__run__subcmd__help__subcmd__destination"
@@ -629,8 +638,22 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__help__subcmd__run)
-            opts="destination identity init injector proxy sample"
+            opts="await destination identity init injector proxy sample"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hawser__subcmd__help__subcmd__run__subcmd__await)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1313,12 +1336,70 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__run)
-            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version destination identity init injector proxy sample help"
+            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version await destination identity init injector proxy sample help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --hawser-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --linkerd-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -L)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --context)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as-group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hawser__subcmd__run__subcmd__await)
+            opts="-p -t -L -h -V --port --timeout --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -p)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -t)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --hawser-namespace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1453,8 +1534,22 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__run__subcmd__help)
-            opts="destination identity init injector proxy sample help"
+            opts="await destination identity init injector proxy sample help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hawser__subcmd__run__subcmd__help__subcmd__await)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

@@ -204,21 +204,32 @@ complete -c hawser -n "__fish_hawser_using_subcommand install" -l enable-externa
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l verbose -d 'Log what is being done, to standard error'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -l context -d 'The kubeconfig context to use' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -l as-group -d 'Act as a member of this group; repeatable' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -l verbose -d 'Log what is being done, to standard error'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -s h -l help -d 'Print help'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "destination" -d 'Discovery and policy: tells proxies where services are, and who may call whom'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "identity" -d 'The certificate authority: signs the certificates of proxies'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "init" -d 'Sets up the packet redirection of a pod, then exits'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "injector" -d 'The admission webhook: adds the proxy to pods'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "proxy" -d 'The data plane, beside each app'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "sample" -d 'Sample apps for demos and tests'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from destination identity init injector proxy sample help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "await" -d 'Waits until the proxy of this pod is ready; what a container\'s hook runs'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "destination" -d 'Discovery and policy: tells proxies where services are, and who may call whom'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "identity" -d 'The certificate authority: signs the certificates of proxies'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "init" -d 'Sets up the packet redirection of a pod, then exits'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "injector" -d 'The admission webhook: adds the proxy to pods'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "proxy" -d 'The data plane, beside each app'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "sample" -d 'Sample apps for demos and tests'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and not __fish_seen_subcommand_from await destination identity init injector proxy sample help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -s p -l port -d 'The admin port of the proxy' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -s t -l timeout -d 'How long to wait for it' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from await" -s V -l version -d 'Print version'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from destination" -l admin-address -d 'Where the admin server listens: /live, /ready and /metrics' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from destination" -l control-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from destination" -l trust-domain -d 'The domain of all identities' -r
@@ -391,6 +402,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "once" -d 'Calls a server once, prints the answer, and fails if there is none'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "pipe" -d 'Joins standard input and output to a TCP connection'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "await" -d 'Waits until the proxy of this pod is ready; what a container\'s hook runs'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "destination" -d 'Discovery and policy: tells proxies where services are, and who may call whom'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "identity" -d 'The certificate authority: signs the certificates of proxies'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "init" -d 'Sets up the packet redirection of a pod, then exits'
@@ -446,6 +458,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_
 complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "uninstall" -d 'Print what to delete, to be piped to `kubectl delete -f -`'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "version" -d 'Show the versions of the client, the control plane and the proxies'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "await" -d 'Waits until the proxy of this pod is ready; what a container\'s hook runs'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "destination" -d 'Discovery and policy: tells proxies where services are, and who may call whom'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "identity" -d 'The certificate authority: signs the certificates of proxies'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "init" -d 'Sets up the packet redirection of a pod, then exits'

@@ -125,6 +125,7 @@ pub fn arguments(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let role: &[&str] = match called {
         "linkerd2-proxy-identity" | "linkerd2-proxy" => &["run", "proxy"],
         "linkerd2-proxy-init" => &["run", "init"],
+        "linkerd-await" => &["run", "await"],
         _ => &[],
     };
     argv.splice(1.min(argv.len())..1.min(argv.len()), role.iter().map(OsString::from));

@@ -11,6 +11,8 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Role {
+    /// Waits until the proxy of this pod is ready; what a container's hook runs
+    Await(crate::proxy::await_ready::Args),
     /// Discovery and policy: tells proxies where services are, and who may call whom
     Destination(Box<crate::control::destination::Args>),
     /// The certificate authority: signs the certificates of proxies
@@ -27,6 +29,7 @@ enum Role {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     match args.role {
+        Role::Await(args) => crate::proxy::await_ready::run(&args)?,
         Role::Destination(args) => crate::control::destination::run(*args)?,
         Role::Identity(args) => crate::control::identity::run(*args)?,
         Role::Init(args) => crate::init::run(&args)?,

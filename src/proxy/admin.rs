@@ -47,6 +47,9 @@ const CONNECTIONS_MAX: usize = 128;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Between the requests of a connection, and for the head of one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long `/ready` keeps its answer for a proxy that is about to have its first certificate. The kubelet looks once a second, and gives up
+/// after one: so it is told within the look during which the proxy became ready, not a second later.
+const READY_WITHIN: Duration = Duration::from_millis(900);
 /// A log filter of more bytes is a mistake.
 const FILTER_BYTES_MAX: usize = 4096;
 
@@ -162,10 +165,7 @@ impl Admin {
         let is_local = client.address.ip().is_loopback();
         match (request.uri().path(), is_local) {
             ("/live", _) => text(StatusCode::OK, "live\n"),
-            ("/ready", _) => match self.readiness.is_ready() {
-                true => text(StatusCode::OK, "ready\n"),
-                false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            },
+            ("/ready", _) => self.ready().await,
             ("/metrics", _) => match self.refused(client, &request) {
                 Some(status) => text(status, ""),
                 None => self.metrics(),
@@ -178,6 +178,18 @@ impl Admin {
                 text(StatusCode::FORBIDDEN, "for clients in this pod only\n")
             }
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+
+    /// Whether the proxy is ready: at once where it has been before, and else as soon as it is.
+    async fn ready(&self) -> Response<Full<Bytes>> {
+        if !self.readiness.is_ready() {
+            let started = tokio::time::timeout(READY_WITHIN, self.readiness.started()).await;
+            tracing::trace!(has_started = started.is_ok(), "a probe has waited");
+        }
+        match self.readiness.is_ready() {
+            true => text(StatusCode::OK, "ready\n"),
+            false => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         }
     }
 
@@ -277,5 +289,54 @@ fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
             response
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admin(readiness: Readiness) -> Admin {
+        Admin {
+            connections: Table::default(),
+            filter: None,
+            metrics: Metrics::new(),
+            port: 4191,
+            readiness,
+            secured: OnceLock::new(),
+            shutdown: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_comes_too_early_is_answered_once_the_proxy_is_ready() {
+        let readiness = Readiness::default();
+        let certificate = readiness.block("the first certificate");
+        let admin = admin(readiness);
+        let certified = async {
+            tokio::time::sleep(READY_WITHIN / 2).await;
+            drop(certificate);
+        };
+        let (response, ()) = tokio::join!(admin.ready(), certified);
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_is_answered_before_the_kubelet_gives_it_up() {
+        let readiness = Readiness::default();
+        let _certificate = readiness.block("the first certificate");
+        let admin = admin(readiness);
+        let response = tokio::time::timeout(Duration::from_secs(1), admin.ready()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_was_ready_says_at_once_that_it_no_longer_is() {
+        let readiness = Readiness::default();
+        drop(readiness.block("the first certificate"));
+        let _drain = readiness.block("the drain");
+        let asked_at = tokio::time::Instant::now();
+        assert_eq!(admin(readiness).ready().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(asked_at.elapsed(), Duration::ZERO);
     }
 }

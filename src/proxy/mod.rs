@@ -8,6 +8,7 @@
 //! ```
 
 pub mod admin;
+pub mod await_ready;
 pub mod backend;
 pub mod balance;
 pub mod client;

@@ -379,7 +379,7 @@ fn networks(text: &str) -> Result<Networks, ipnet::AddrParseError> {
 }
 
 /// Parses a duration as injectors write it: a whole number and one unit, or a bare 0.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("{text:?} is not a duration: a whole number with ms, s, m, h or d");
     let text = text.trim();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

@@ -35,6 +35,7 @@ fn a_name_that_no_engine_would_take_is_refused() {
 fn answers_to_the_names_of_stock_entry_points() {
     let folder = tempfile::tempdir().unwrap();
     for (name, help) in [
+        ("linkerd-await", "The admin port of the proxy"),
         ("linkerd2-proxy-init", "--incoming-proxy-port"),
         ("linkerd2-proxy-identity", "LINKERD2_PROXY_INBOUND_LISTEN_ADDR"),
     ] {

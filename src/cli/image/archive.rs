@@ -29,7 +29,7 @@ pub(super) struct Image<'i> {
 const BINARY: &str = "hawser";
 /// The names that manifests of a stock Linkerd start its binaries by; [`crate::cli::arguments`] answers to them.
 const STOCK_FOLDER: &str = "usr/lib/linkerd";
-const STOCK_NAMES: [&str; 3] = ["linkerd2-proxy", "linkerd2-proxy-identity", "linkerd2-proxy-init"];
+const STOCK_NAMES: [&str; 4] = ["linkerd-await", "linkerd2-proxy", "linkerd2-proxy-identity", "linkerd2-proxy-init"];
 
 /// Programs ask who they run as; there is nobody else in the image.
 const USERS: [(&str, u32); 5] = [

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::settings::Effective;
 use super::{Mesh, Place, Role, Wish};
@@ -194,22 +194,27 @@ pub(super) fn proxy_container(mesh: &Mesh<'_>, effective: &Effective, wish: Wish
     if let Some(gid) = proxy.gid.filter(|gid| *gid >= 0) {
         container["securityContext"]["runAsGroup"] = gid.into();
     }
+    let mut hooks = Map::new();
+    // The proxies of the control plane can only be ready after their role is, so their role must not wait for them.
+    if proxy.await_ready && beside_an_app {
+        // A hook, and no startup probe: the kubelet starts the next container as soon as a hook ends, but only looks at the outcome of a
+        // probe when it next looks at all containers, which is once a second.
+        let timeout = format!("--timeout={STARTUP_SECONDS}s");
+        let port = format!("--port={}", proxy.ports.admin);
+        // Both our image and Linkerd's have it there.
+        let wait = ["/usr/lib/linkerd/linkerd-await", &timeout, &port];
+        hooks.insert("postStart".into(), json!({"exec": {"command": wait}}));
+    } else {
+        // Nobody waits for the proxy, so it is not ready yet when it is first looked at.
+        container["readinessProbe"]["periodSeconds"] = 1.into();
+    }
     if proxy.native_sidecar {
         container["restartPolicy"] = "Always".into();
-        // The proxies of the control plane can only be ready after their role is, so their role must not wait for them.
-        if proxy.await_ready && beside_an_app {
-            container["startupProbe"] =
-                json!({"httpGet": admin("/ready"), "periodSeconds": 1, "failureThreshold": STARTUP_SECONDS});
-        }
     } else if proxy.wait_before_exit_seconds > 0 {
-        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": proxy.wait_before_exit_seconds}}});
+        hooks.insert("preStop".into(), json!({"sleep": {"seconds": proxy.wait_before_exit_seconds}}));
     }
-    if container["startupProbe"].is_null() {
-        // Nothing else makes the kubelet look often while the proxy starts.
-        container["readinessProbe"]["periodSeconds"] = 1.into();
-        if let Some(map) = container.as_object_mut() {
-            map.shift_remove("startupProbe");
-        }
+    if !hooks.is_empty() {
+        container["lifecycle"] = hooks.into();
     }
     if beside_an_app {
         without_api_token(&mut container);
