@@ -46,12 +46,10 @@ pub const TOKEN_AUDIENCE: &str = "identity.l5d.io";
 
 /// The Services and ServiceAccounts of the roles, and where they listen.
 pub const IDENTITY: &str = "hawser-identity";
-pub const IDENTITY_HEADLESS: &str = "hawser-identity-headless";
 pub const IDENTITY_PORT: u16 = 8080;
 pub const DESTINATION: &str = "hawser-destination";
-pub const DESTINATION_HEADLESS: &str = "hawser-destination-headless";
 pub const DESTINATION_PORT: u16 = 8086;
-/// The headless Service of the policy API, which the destination role serves.
+/// The Service of the policy API, which the destination role serves.
 pub const POLICY: &str = "hawser-policy";
 pub const POLICY_PORT: u16 = 8090;
 pub const INJECTOR: &str = "hawser-injector";

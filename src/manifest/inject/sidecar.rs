@@ -275,7 +275,7 @@ fn environment(mesh: &Mesh<'_>, effective: &Effective, wish: Wish, ports: &AppPo
         Place::ControlPlane(role) => Some(role),
         Place::App { .. } => None,
     };
-    // A role's own proxy reaches it in the pod; the others through their headless Services.
+    // A role's own proxy reaches it in the pod; the others through their Services.
     let address = |of: Role, service: &str, port: u16| {
         if role == Some(of) {
             format!("localhost.:{port}")
@@ -314,7 +314,7 @@ fn environment(mesh: &Mesh<'_>, effective: &Effective, wish: Wish, ports: &AppPo
     env.set("SHUTDOWN_ENDPOINT_ENABLED", proxy.enable_shutdown_endpoint.to_string());
     env.set("LOG", &proxy.log_level);
     env.set("LOG_FORMAT", &proxy.log_format);
-    env.set("DESTINATION_SVC_ADDR", address(Role::Destination, names::DESTINATION_HEADLESS, names::DESTINATION_PORT));
+    env.set("DESTINATION_SVC_ADDR", address(Role::Destination, names::DESTINATION, names::DESTINATION_PORT));
     env.set("DESTINATION_PROFILE_NETWORKS", &values.cluster_networks);
     env.set("POLICY_SVC_ADDR", address(Role::Destination, names::POLICY, names::POLICY_PORT));
     env.set("POLICY_WORKLOAD", "{\"ns\":\"$(_pod_ns)\", \"pod\":\"$(_pod_name)\"}\n");
@@ -371,7 +371,7 @@ fn environment(mesh: &Mesh<'_>, effective: &Effective, wish: Wish, ports: &AppPo
         Place::ControlPlane(_) => env.raw("HAWSER_TRUST_BUNDLE_FILE", names::BUNDLE_FILE),
     }
     env.set("IDENTITY_TOKEN_FILE", format!("{TOKEN_DIR}/{TOKEN_VOLUME}"));
-    env.set("IDENTITY_SVC_ADDR", address(Role::Identity, names::IDENTITY_HEADLESS, names::IDENTITY_PORT));
+    env.set("IDENTITY_SVC_ADDR", address(Role::Identity, names::IDENTITY, names::IDENTITY_PORT));
     env.set(
         "IDENTITY_LOCAL_NAME",
         format!("$(_pod_sa).$(_pod_ns).serviceaccount.identity.{namespace}.{}", values.trust_domain()),

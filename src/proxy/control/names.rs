@@ -1,7 +1,7 @@
 //! Where a service of the control plane is: DNS, asked anew each time.
 //!
-//! In: host and port. Out: socket addresses. SRV records count where their targets name addresses, as those of headless Services do;
-//! else A and AAAA with the port that was given.
+//! In: host and port. Out: socket addresses. SRV records count where their targets name addresses, as those of headless Services do
+//! (a stock Linkerd has such); else A and AAAA with the port that was given.
 //!
 //! Start at [`resolve`].
 
