@@ -7,9 +7,12 @@
 //! are carried as they are, and nobody waits for a timeout. If the client speaks HTTP after all, the same server connection carries
 //! it. Unsure means [`Spoken::Unknown`]: carrying bytes blindly is slower to observe but never wrong.
 //!
+//! One server that speaks first proves nothing: HTTP/2 begins at both ends at once. Its settings tell that the client will speak HTTP/2,
+//! so that is waited for.
+//!
 //! ```text
 //!   client ──bytes──> TLS? HTTP/2? HTTP/1? else unknown
-//!   client silent ──> dial ──> server ──bytes──> unknown
+//!   client silent ──> dial ──> server ──bytes──> HTTP/2's settings? listen on; else unknown
 //! ```
 //!
 //! Start at [`detect`]. Ports that skip detection are decided earlier, by [`crate::mesh::policy`].
@@ -33,8 +36,15 @@ use crate::net::prefixed::Prefixed;
 const BYTES_MAX: usize = 8 * 1024;
 /// A post-quantum ClientHello and most request heads, in one read.
 const HEARD_AT_ONCE: usize = 2 * 1024;
-/// That the server speaks is all there is to know.
+/// Whether a server has spoken, and whether it is HTTP/2, is all there is to know.
 const ANSWERED_AT_ONCE: usize = 256;
+/// What an HTTP/2 server says before its client: settings, the window of the connection, perhaps a ping. One that says more than this has
+/// been misunderstood.
+const ANSWERED_MAX: usize = 4 * 1024;
+/// RFC 9113 defines seven settings and others have come; nobody sends this many.
+const HTTP2_SETTINGS_MAX: usize = 64;
+/// Identifier and value.
+const HTTP2_SETTING_BYTES: usize = 6;
 /// What HTTP/2 begins with, as far as it tells it from other text.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// A text that could yet become a request with a method nobody knows: HTTP clients send the whole line at once, so the rest comes within
@@ -123,7 +133,7 @@ where
         let listened = tokio::select! {
             biased;
             read = client.read_buf(&mut heard) => Listened::Client(read),
-            () = hear(&mut server, &mut answered) => Listened::Server,
+            heard = hear(&mut server, &mut answered) => Listened::Server(heard),
             dialled = &mut dial, if server.is_none() => Listened::Dialled(dialled),
             () = until(deadline.as_ref()) => Listened::Nobody,
         };
@@ -139,7 +149,8 @@ where
                     deadline = Deadline::unfinished(deadline, patience.unfinished.min(UNLIKELY_PATIENCE));
                 }
             },
-            Listened::Server => break Spoken::Unknown,
+            Listened::Server(Heard::Bytes) if begins_http2(&answered) && answered.len() < ANSWERED_MAX => {}
+            Listened::Server(_) => break Spoken::Unknown,
             Listened::Dialled(dialled) => {
                 if dialled.is_err() {
                     deadline = Some(Deadline::server_away(deadline));
@@ -176,7 +187,13 @@ enum Listened<S, E> {
     Client(io::Result<usize>),
     Dialled(Result<S, E>),
     Nobody,
-    Server,
+    Server(Heard),
+}
+
+enum Heard {
+    Bytes,
+    /// Or an error, which whoever reads next finds as well.
+    End,
 }
 
 /// When waiting ends, and whether it is an error.
@@ -215,14 +232,29 @@ async fn until(deadline: Option<&Deadline>) {
 }
 
 /// Resolves when the server has something to say.
-async fn hear<S, E>(server: &mut Option<Result<S, E>>, answered: &mut BytesMut)
+async fn hear<S, E>(server: &mut Option<Result<S, E>>, answered: &mut BytesMut) -> Heard
 where
     S: AsyncRead + Unpin,
 {
     match server {
-        // Bytes, the end, or an error: whatever it is, the server was first, and who reads next finds the same.
-        Some(Ok(server)) => drop(server.read_buf(answered).await),
+        Some(Ok(server)) => match server.read_buf(answered).await {
+            Ok(1..) => Heard::Bytes,
+            Ok(0) | Err(_) => Heard::End,
+        },
         _ => pending().await,
+    }
+}
+
+/// Whether a server's first bytes are the settings that every HTTP/2 server begins with (RFC 9113 §3.4): the header of a frame of that type,
+/// of stream 0, without flags, of a length that settings can have. Servers send it whole, so that less is something else.
+pub fn begins_http2(answered: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    match *answered {
+        [0, high, low, SETTINGS, 0, 0, 0, 0, 0, ..] => {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            length.is_multiple_of(HTTP2_SETTING_BYTES) && length <= HTTP2_SETTINGS_MAX * HTTP2_SETTING_BYTES
+        }
+        _ => false,
     }
 }
 

@@ -108,6 +108,61 @@ async fn a_server_that_speaks_first_is_heard_without_waiting() {
     assert_eq!(&greeting, b"220 mail ready\r\n");
 }
 
+/// What an HTTP/2 server says first: one setting, and the window of the connection.
+const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\xfa\0\0\x04\x08\0\0\0\0\0\0\x0f\0\x01";
+
+#[test]
+fn settings_are_told_from_other_greetings() {
+    assert!(begins_http2(SETTINGS));
+    assert!(begins_http2(b"\0\0\0\x04\0\0\0\0\0"), "no settings at all");
+    for other in [
+        &b"220 mail ready\r\n"[..],
+        b"\0\0\x06\x04\0\0\0\0",
+        b"\0\0\x06\x04\x01\0\0\0\0",
+        b"\0\0\x06\x04\0\0\0\0\x01",
+        b"\0\0\x06\0\0\0\0\0\0",
+        b"\0\0\x07\x04\0\0\0\0\0",
+        b"\0\x06\0\x04\0\0\0\0\0",
+        b"J\0\0\0\x0a8.0.36\0",
+    ] {
+        assert!(!begins_http2(other), "{other:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_of_an_http2_server_is_still_understood() {
+    let (near, mut client) = duplex(64);
+    let (dial, mut far) = server();
+    far.write_all(SETTINGS).await.unwrap();
+    let speak = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        (client, far)
+    };
+    let (detected, _open) = tokio::join!(detect(near, dial, PATIENCE), speak);
+    let detected = detected.unwrap();
+    assert_eq!(detected.spoken, Spoken::Http2);
+    let mut said = vec![0; SETTINGS.len()];
+    detected.server.unwrap().unwrap().read_exact(&mut said).await.unwrap();
+    assert_eq!(said, SETTINGS, "for whoever speaks with the server next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_server_that_hangs_up_or_talks_on_is_heard() {
+    for more in [0, ANSWERED_MAX] {
+        let (near, _client) = duplex(64);
+        let (close, mut far) = duplex(ANSWERED_MAX * 2);
+        far.write_all(&[SETTINGS, &vec![0; more]].concat()).await.unwrap();
+        if more == 0 {
+            far.shutdown().await.unwrap();
+        }
+        let dial = async { Ok::<_, io::Error>(close) };
+        let detected = detect(near, dial, PATIENCE).await.unwrap();
+        assert_eq!(detected.spoken, Spoken::Unknown);
+        assert!(matches!(detected.server, Some(Ok(_))));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_speaks_ends_the_wait_for_an_unfinished_client() {
     let (near, mut client) = duplex(64);

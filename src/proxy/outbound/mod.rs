@@ -359,11 +359,10 @@ impl Client {
     }
 }
 
-/// Whether a server's first words are HTTP: an HTTP/2 server's settings, or an HTTP/1 server that tires of waiting. Neither means that the
-/// next client should not be listened to.
+/// Whether a server's first words are HTTP: an HTTP/2 server's settings, before it ended the connection, or an HTTP/1 server that tires of
+/// waiting. Neither means that the next client should not be listened to.
 fn is_http(said: &[u8]) -> bool {
-    const SETTINGS: u8 = 4;
-    said.starts_with(b"HTTP/1.") || matches!(said, [_, _, _, SETTINGS, 0, 0, 0, 0, 0, ..])
+    said.starts_with(b"HTTP/1.") || detect::begins_http2(said)
 }
 
 fn stream_labels(target: SocketAddr) -> Labels {

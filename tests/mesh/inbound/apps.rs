@@ -1,9 +1,10 @@
 //! Apps behind the proxy: what they were sent is in what they answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +17,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+/// How many connections the apps of this process have accepted, by address.
+static ACCEPTED: Mutex<BTreeMap<SocketAddr, usize>> = Mutex::new(BTreeMap::new());
+
+/// How many connections this app has accepted.
+pub(super) fn connections(app: SocketAddr) -> usize {
+    ACCEPTED.lock().unwrap().get(&app).copied().unwrap_or_default()
+}
+
 /// Listens, and gives each connection to `serve`.
 async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
@@ -26,6 +35,7 @@ where
     let drain = Drain::new();
     drain.clone().spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            *ACCEPTED.lock().unwrap().entry(address).or_default() += 1;
             drain.spawn(serve(stream));
         }
     });

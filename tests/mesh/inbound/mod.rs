@@ -159,6 +159,19 @@ async fn a_server_that_speaks_first_is_heard_before_the_client_says_a_word() {
 }
 
 #[tokio::test]
+async fn a_client_that_hesitates_before_an_http2_server_is_carried_as_http2() {
+    let (pod, app) = (Pod::start(), apps::grpc().await);
+    let stream = pod.dial(app).await;
+    becomes_true("the app is dialled while the client is silent", || apps::connections(app) == 1).await;
+    let call = Request::post("http://web.shop/shop.Cart/Add").header("content-type", "application/grpc");
+    let response = send_http2(stream, call.body(Empty::new()).unwrap()).await.unwrap();
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().unwrap()["grpc-status"], "3");
+    assert_eq!(apps::connections(app), 1, "what was dialled is used");
+    assert!(pod.metrics.encode().unwrap().contains(r#"grpc_status="3""#));
+}
+
+#[tokio::test]
 async fn half_closed_connections_stay_so() {
     let (pod, app) = (Pod::start(), apps::greeter().await);
     let mut stranger = pod.dial(app).await;

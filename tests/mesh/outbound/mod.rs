@@ -128,9 +128,13 @@ async fn a_grpc_call_without_endpoints_is_told_so_in_trailers() {
 }
 
 /// One gRPC call over a native HTTP/2 connection of the app's.
-#[expect(clippy::disallowed_methods, reason = "the app of a test is not drained")]
 async fn call(pod: &Pod) -> http::Response<hyper::body::Incoming> {
-    let stream = TokioIo::new(pod.connect(SERVICE).await);
+    call_on(pod.connect(SERVICE).await).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "the app of a test is not drained")]
+async fn call_on(stream: tokio::net::TcpStream) -> http::Response<hyper::body::Incoming> {
+    let stream = TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
     let request = http::Request::post("http://web/shop.Cart/Add")
@@ -269,6 +273,24 @@ async fn a_slow_http_client_is_still_an_http_client() {
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
     assert!(response.ends_with("web"), "{response}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hesitates_before_an_http2_server_is_carried_as_http2() {
+    let (_pki, _control, pod, mut peer) = world(App::Grpc).await;
+    for _ in 0..2 {
+        let stream = pod.connect(SERVICE).await;
+        let Seen::Header(header, _) = peer.next().await else { panic!("no header") };
+        assert_eq!(header.protocol, Protocol::Opaque, "the server is dialled while the client is silent");
+        assert_eq!(call_on(stream).await.status(), 200);
+        loop {
+            match peer.next().await {
+                Seen::Header(header, _) => assert_eq!(header.protocol, Protocol::Http2),
+                Seen::Request { version, .. } => break assert_eq!(version, http::Version::HTTP_2),
+            }
+        }
+    }
+    assert_eq!(pod.metric("response_total", &["direction=\"outbound\"", "grpc_status=\"7\""]), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

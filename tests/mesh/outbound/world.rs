@@ -386,8 +386,12 @@ impl Peer {
                     };
                     let mut stream = accepted.stream;
                     let Ok(header) = Header::read(&mut stream).await else { return };
-                    // HTTP/2 servers speak first (SETTINGS); an app behind an opaque connection here is none.
-                    let is_http1 = header.protocol != hawser::mesh::Protocol::Http2;
+                    // What comes blindly reaches the app as it is: one that takes calls speaks HTTP/2, and so speaks first.
+                    let is_http1 = match header.protocol {
+                        hawser::mesh::Protocol::Http1 => true,
+                        hawser::mesh::Protocol::Http2 => false,
+                        hawser::mesh::Protocol::Opaque => !matches!(app, App::Grpc),
+                    };
                     let _ = tell.send(Seen::Header(header, client));
                     serve(stream, app, is_http1, tell).await;
                 });
