@@ -101,7 +101,12 @@ fn roll_out(role: &str, deployment: &Deployment) -> Option<String> {
     if updated < wanted {
         return Some(format!("{role} is being rolled out: {updated} of {wanted} pods are new"));
     }
-    (available < wanted).then(|| format!("{role} has {available} of {wanted} pods available"))
+    if available < wanted {
+        return Some(format!("{role} has {available} of {wanted} pods available"));
+    }
+    // Until then, old pods answer as well.
+    let old = status.replicas.unwrap_or(0).saturating_sub(updated);
+    (old > 0).then(|| format!("{role} has {old} pods of before its latest change"))
 }
 
 pub(super) fn pods_are_ready(snapshot: &Snapshot) -> Verdict {

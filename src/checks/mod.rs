@@ -176,6 +176,12 @@ pub fn run(snapshot: &Snapshot, stage: Stage) -> Vec<Finding> {
     findings.filter(|finding| finding.verdict != Verdict::Skipped).collect()
 }
 
+/// What is found where the cluster cannot be asked at all, and why.
+pub fn unreachable(why: Vec<String>) -> Finding {
+    let check = &list::CHECKS[0];
+    Finding { check, verdict: Verdict::Failed(Evidence { lines: why, value: Value::Null }) }
+}
+
 /// Warnings do not make a mesh unhealthy.
 pub fn health(findings: &[Finding]) -> Health {
     let grave = || findings.iter().filter(|finding| finding.check.severity == Severity::Error);

@@ -5,15 +5,21 @@ use crate::manifest::names;
 
 /// What a stock control plane leaves in its namespace for everyone to see.
 const LINKERD_CONFIG: &str = "linkerd-config";
+/// The Deployments of a stock control plane begin like that.
+const LINKERD_PREFIX: &str = "linkerd-";
 /// The webhook of a stock control plane, wherever that is.
 const LINKERD_WEBHOOK: &str = "linkerd-proxy-injector-webhook-config";
 
 pub(super) fn namespace_is_free(snapshot: &Snapshot) -> Verdict {
     judge(|| {
-        if snapshot.config_map(LINKERD_CONFIG)?.is_some() {
-            return Ok(Verdict::failed(format!("a Linkerd control plane is in `{}`", snapshot.control_namespace)));
-        }
-        Ok(Verdict::Passed)
+        let deployments = snapshot.deployments.as_ref()?.iter().filter_map(|one| one.metadata.name.as_deref());
+        let linkerd = deployments.clone().find(|name| name.starts_with(LINKERD_PREFIX));
+        let what = match linkerd {
+            _ if snapshot.config_map(LINKERD_CONFIG)?.is_some() => format!("ConfigMap `{LINKERD_CONFIG}`"),
+            Some(name) => format!("Deployment `{name}`"),
+            None => return Ok(Verdict::Passed),
+        };
+        Ok(Verdict::failed(format!("a Linkerd control plane is in namespace `{}`: {what}", snapshot.control_namespace)))
     })
 }
 
@@ -24,7 +30,7 @@ pub(super) fn is_the_only_one(snapshot: &Snapshot) -> Verdict {
         let owner = ours.and_then(|webhook| webhook.metadata.labels.as_ref()?.get(names::CONTROL_PLANE_NS));
         Ok(match owner {
             Some(owner) if *owner != snapshot.control_namespace => {
-                Verdict::failed(format!("there is one in namespace `{owner}`"))
+                Verdict::failed(format!("hawser is installed in namespace `{owner}`"))
             }
             _ => Verdict::Passed,
         })
@@ -65,7 +71,12 @@ mod tests {
         snapshot.config_maps = Ok(vec![]);
         assert!(passes(namespace_is_free, &snapshot));
         snapshot.config_maps = Ok(vec![config_map(LINKERD_CONFIG, &[])]);
-        assert_eq!(fails(namespace_is_free, &snapshot), ["a Linkerd control plane is in `hawser`"]);
+        let there = "a Linkerd control plane is in namespace `hawser`: ConfigMap `linkerd-config`";
+        assert_eq!(fails(namespace_is_free, &snapshot), [there]);
+        snapshot.config_maps = Ok(vec![]);
+        snapshot.deployments.as_mut().unwrap()[0].metadata.name = Some("linkerd-identity".into());
+        let there = "a Linkerd control plane is in namespace `hawser`: Deployment `linkerd-identity`";
+        assert_eq!(fails(namespace_is_free, &snapshot), [there]);
         snapshot.config_maps = Err(Unread("forbidden".into()));
         assert!(is_unknown(namespace_is_free, &snapshot));
     }
@@ -77,7 +88,7 @@ mod tests {
         let mut other = webhook(names::WEBHOOK_CONFIG, b"");
         other.metadata.labels = Some(BTreeMap::from([(names::CONTROL_PLANE_NS.to_owned(), "mesh".to_owned())]));
         snapshot.webhooks = Ok(vec![other]);
-        assert_eq!(fails(is_the_only_one, &snapshot), ["there is one in namespace `mesh`"]);
+        assert_eq!(fails(is_the_only_one, &snapshot), ["hawser is installed in namespace `mesh`"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::cluster::client::{self, Cluster};
 use crate::cluster::snapshot::{self, Wanted};
 
 /// Between two looks at a mesh that is not healthy yet: often enough that nobody waits for us.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(200);
 /// Of what speaks against a check, this many lines are for reading; JSON has all.
 const EVIDENCE_LINES_MAX: usize = 10;
 
@@ -50,15 +50,26 @@ enum Format {
 }
 
 pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow::Result<Outcome> {
+    let wanted = Wanted {
+        control_namespace: global.hawser_namespace.clone(),
+        namespace: args.namespace.clone(),
+        stage: if args.pre { Stage::Before } else { Stage::Installed },
+    };
+    let deadline = Instant::now() + args.wait.unwrap_or_default();
     let findings = super::block_on(async {
-        let wanted = Wanted {
-            control_namespace: global.hawser_namespace.clone(),
-            namespace: args.namespace.clone(),
-            stage: if args.pre { Stage::Before } else { Stage::Installed },
-        };
-        let cluster = client::connect(&global.cluster()).await?;
-        Ok(Box::pin(look(&cluster, &wanted, args.wait.unwrap_or_default())).await)
-    })?;
+        let cluster = connect(&global.cluster(), deadline).await?;
+        Ok(Box::pin(until_healthy(&cluster, &wanted, deadline)).await)
+    });
+    let findings = match findings {
+        Ok(findings) => findings,
+        Err(error) => {
+            // Whoever reads JSON finds there what the error says.
+            if args.output == Format::Json {
+                print(&[checks::unreachable(output::causes(error.as_ref()))], args.output, out)?;
+            }
+            return Err(error);
+        }
+    };
     print(&findings, args.output, out)?;
     Ok(match checks::health(&findings) {
         Health::Healthy => Outcome::Yes,
@@ -67,14 +78,29 @@ pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow:
     })
 }
 
-/// Asks until all is well or the time is up; says what it waits for.
-async fn look(cluster: &Cluster, wanted: &Wanted, wait: Duration) -> Vec<Finding> {
-    let started = Instant::now();
+/// Connects, and tries again until the deadline while the API server is away.
+async fn connect(options: &client::Options, deadline: Instant) -> Result<Cluster, client::Error> {
+    let progress = output::spinner("connecting");
+    loop {
+        match client::connect(options).await {
+            Err(error @ (client::Error::Unreachable { .. } | client::Error::NoAnswer { .. }))
+                if Instant::now() + PAUSE < deadline =>
+            {
+                progress.set_message(format!("waiting: {error}"));
+            }
+            connected => return connected,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Asks until all is well or the deadline; says what it waits for.
+pub(super) async fn until_healthy(cluster: &Cluster, wanted: &Wanted, deadline: Instant) -> Vec<Finding> {
     let progress = output::spinner("checking");
     loop {
         let snapshot = Box::pin(snapshot::read(cluster, wanted)).await;
         let findings = checks::run(&snapshot, wanted.stage);
-        if checks::health(&findings) == Health::Healthy || started.elapsed() + PAUSE > wait {
+        if checks::health(&findings) == Health::Healthy || Instant::now() + PAUSE > deadline {
             return findings;
         }
         if let Some(first) =
@@ -98,6 +124,11 @@ fn evidence(verdict: &Verdict) -> Vec<String> {
         Verdict::Unknown(why) => vec![format!("could not tell: {why}")],
         Verdict::Passed | Verdict::PassedWith(_) | Verdict::Skipped => Vec::new(),
     }
+}
+
+/// Prints what was found, but of what is well nothing.
+pub(super) fn print_complaints(findings: &[Finding], out: &mut impl Write) -> anyhow::Result<()> {
+    print(findings, Format::Short, out)
 }
 
 fn print(findings: &[Finding], format: Format, out: &mut impl Write) -> anyhow::Result<()> {

@@ -8,9 +8,11 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::proxy_flags::ProxyFlags;
-use super::{Global, Outcome, output};
+use super::{Global, Outcome, check, output};
+use crate::checks::{self, Finding, Health, Severity, Stage, Verdict};
+use crate::cluster::apply;
 use crate::cluster::client::{self, Cluster};
-use crate::cluster::{apply, installation as cluster_installation};
+use crate::cluster::snapshot::{self, Wanted};
 use crate::manifest::values::Values;
 use crate::manifest::{installation, yaml};
 use crate::mesh::identity::is_label;
@@ -146,51 +148,57 @@ pub(super) fn print(objects: &[Value], format: Format, out: &mut impl Write) -> 
     Ok(out.flush()?)
 }
 
-/// Installs it, and waits until the mesh is healthy.
+/// Installs it where nothing is in the way, and waits until the mesh is healthy.
 async fn install(global: &Global, namespace: &str, objects: &[Value], wait: Duration) -> anyhow::Result<Outcome> {
-    let Cluster { client, url, .. } = client::connect(&global.cluster()).await?;
-    if let Some(reason) = cluster_installation::obstacle(&client, namespace).await? {
-        bail!("cannot install into namespace `{namespace}`: {reason}");
-    }
+    let cluster = client::connect(&global.cluster()).await?;
+    refuse_what_is_in_the_way(&cluster, namespace).await?;
     let started_at = Instant::now();
     let progress = output::bar(objects.len(), "applying");
-    apply::all(&client, objects, |done| {
+    apply::all(&cluster.client, objects, |done| {
         progress.advance();
         progress.set_message(format!("applied {done}"));
     })
     .await
-    .with_context(|| format!("cannot install into {url}"))?;
+    .with_context(|| format!("cannot install into {}", cluster.url))?;
     drop(progress);
     if wait.is_zero() {
         output::say(&format!("applied {} objects; `hawser check` tells when the mesh is healthy", objects.len()));
         return Ok(Outcome::Yes);
     }
-    let progress = output::spinner("waiting for the control plane");
-    let deadline = started_at + wait;
-    loop {
-        let waiting_for = cluster_installation::unhealthy(&client, namespace).await?;
-        if waiting_for.is_empty() {
-            break;
-        }
-        if Instant::now() >= deadline {
-            drop(progress);
-            output::say(&format!("not healthy after {} s:", wait.as_secs()));
-            for what in &waiting_for {
-                output::say(&format!("  {what}"));
-            }
+    // Pods of other namespaces may be unwell for reasons of their own.
+    let wanted = Wanted {
+        control_namespace: namespace.to_owned(),
+        namespace: Some(namespace.to_owned()),
+        stage: Stage::Installed,
+    };
+    let findings = Box::pin(check::until_healthy(&cluster, &wanted, started_at + wait)).await;
+    let outcome = match checks::health(&findings) {
+        Health::Healthy => {
+            output::say(&format!("the mesh is healthy, after {:.1} s", started_at.elapsed().as_secs_f64()));
             output::say(
-                "hint: `hawser check` and `kubectl -n NAMESPACE get pods,events` say more; the installation goes on meanwhile",
+                "next: `kubectl annotate namespace NAME linkerd.io/inject=enabled`, and restart the pods there",
             );
-            return Ok(Outcome::No);
+            return Ok(Outcome::Yes);
         }
-        progress.set_message(format!("waiting for {}", waiting_for.join(", ")));
-        tokio::time::sleep(POLL).await;
-    }
-    drop(progress);
-    output::say(&format!("the mesh is healthy, after {:.1} s", started_at.elapsed().as_secs_f64()));
-    output::say("next: `kubectl annotate namespace NAME linkerd.io/inject=enabled`, and restart the pods there");
-    Ok(Outcome::Yes)
+        Health::Unhealthy => Outcome::No,
+        Health::Unknown => Outcome::Unknown,
+    };
+    let mut complaints = Vec::new();
+    check::print_complaints(&findings, &mut complaints)?;
+    output::say(&format!("not healthy after {} s:\n\n{}", wait.as_secs(), String::from_utf8_lossy(&complaints)));
+    output::say("the installation goes on meanwhile: `hawser check --wait` waits for it");
+    Ok(outcome)
 }
 
-/// How often the state of the roles is looked at: a few small requests each time.
-const POLL: Duration = Duration::from_millis(200);
+/// Fails where `hawser check --pre` says that an installation would do harm, or not work.
+async fn refuse_what_is_in_the_way(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
+    let wanted = Wanted { control_namespace: namespace.to_owned(), namespace: None, stage: Stage::Before };
+    let findings = checks::run(&Box::pin(snapshot::read(cluster, &wanted)).await, Stage::Before);
+    let grave = findings.iter().filter(|finding| finding.check.severity == Severity::Error);
+    for Finding { check, verdict } in grave {
+        if let Verdict::Failed(evidence) = verdict {
+            bail!("cannot install into namespace `{namespace}`: {}; {}", evidence.lines.join(", "), check.hint);
+        }
+    }
+    Ok(())
+}

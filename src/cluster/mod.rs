@@ -2,7 +2,6 @@
 
 pub mod apply;
 pub mod client;
-pub mod installation;
 pub mod port_forward;
 pub mod snapshot;
 pub mod token_review;

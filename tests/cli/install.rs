@@ -1,7 +1,9 @@
 //! `hawser install`: what is printed, and what is refused.
 
 use hawser::manifest::yaml;
+use serde_json::{Value, json};
 
+use crate::support::api::Api;
 use crate::support::{Hawser, text};
 
 fn install(flags: &[&str]) -> Hawser {
@@ -96,4 +98,23 @@ fn refuses_what_it_does_not_understand_and_prints_nothing() {
 fn apply_says_when_there_is_no_cluster() {
     let stderr = install(&["--apply", "--kubeconfig", "/no/such/kubeconfig"]).fails(2);
     assert!(stderr.contains("/no/such/kubeconfig"), "{stderr}");
+}
+
+#[test]
+fn apply_refuses_where_another_control_plane_is_in_the_way_and_says_what_to_do() {
+    let named = |name: &str, labels: Value| {
+        json!({"kind": "List", "apiVersion": "v1", "metadata": {},
+            "items": [{"metadata": {"name": name, "labels": labels}}]})
+    };
+    let other = json!({"linkerd.io/control-plane-ns": "mesh"});
+    for (kind, found, said) in [
+        ("configmaps", named("linkerd-config", json!({})), "a Linkerd control plane is in namespace `hawser`"),
+        ("deployments", named("linkerd-identity", json!({})), "a Linkerd control plane is in namespace `hawser`"),
+        ("mutatingwebhookconfigurations", named("hawser-injector", other), "hawser is installed in namespace `mesh`"),
+    ] {
+        let api = Api::start(move |path| path.ends_with(kind).then(|| (200, found.clone())));
+        let error = install(&["--apply"]).env("KUBECONFIG", api.kubeconfig()).fails(2);
+        assert!(error.starts_with(&format!("error: cannot install into namespace `hawser`: {said}")), "{error}");
+        assert!(error.contains("uninstall"), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! `check`, `edges` and `identity` where there is no cluster, no permission, or nothing to see.
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
@@ -55,6 +56,28 @@ fn a_cluster_that_is_down_is_named_by_its_address() {
         assert!(error.contains("Connection refused") && error.contains("\nhint: is the cluster up"), "{error}");
         assert!(!error.contains("ServiceError"), "{error}");
     }
+    let output = Hawser::new(["check", "-o", "json"]).env("KUBECONFIG", config.path()).output();
+    assert_eq!(output.status.code(), Some(2));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let check = &report["categories"][0]["checks"][0];
+    assert_eq!(
+        (&report["success"], &check["id"], &check["result"]),
+        (&json!(false), &json!("api-reachable"), &json!("error"))
+    );
+    assert_eq!(check["evidence"][0], "cannot reach the Kubernetes API at https://127.0.0.1:1");
+}
+
+#[test]
+fn a_cluster_that_is_not_up_yet_is_waited_for() {
+    let asked = AtomicU32::new(0);
+    let allowed = json!({"spec": {}, "status": {"allowed": true}});
+    let api = Api::start(move |path| match path {
+        "/version" if asked.fetch_add(1, Ordering::Relaxed) < 2 => refusal(503, "starting"),
+        path if path.contains("selfsubjectaccessreviews") => Some((201, allowed.clone())),
+        _ => None,
+    });
+    against(&api, &["check", "--pre"]).fails(2);
+    against(&api, &["check", "--pre", "--wait", "1m"]).succeeds();
 }
 
 #[test]
