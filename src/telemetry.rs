@@ -62,12 +62,46 @@ impl Filter {
     }
 }
 
+/// kube's client calls every request that fails an error of its own; whoever asked says what it means, and when it matters.
+const QUIET: &str = "kube_client::client::builder";
+
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(filter).with_context(|| format!("cannot parse the log filter {filter:?}"))
+    let asked = EnvFilter::try_new(filter).with_context(|| format!("cannot parse the log filter {filter:?}"))?;
+    if filter.contains("kube_client") {
+        return Ok(asked);
+    }
+    Ok(asked.add_directive(format!("{QUIET}=off").parse().context("cannot parse our own log filter")?))
 }
 
 /// The error with its causes, on one line: logs and answers have no room for more.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    fn are_logged(filter: &str) -> (bool, bool) {
+        let subscriber = tracing_subscriber::registry().with(parse(filter).unwrap());
+        tracing::subscriber::with_default(subscriber, || {
+            let clients = tracing::enabled!(target: "kube_client::client::builder", tracing::Level::ERROR);
+            (clients, tracing::enabled!(target: "kube_client::api", tracing::Level::ERROR))
+        })
+    }
+
+    #[test]
+    fn the_clients_own_errors_are_logged_for_those_who_ask_for_them_only() {
+        assert_eq!(are_logged("debug"), (false, true));
+        assert_eq!(are_logged("warn,hawser=info"), (false, true));
+        assert_eq!(are_logged("warn,kube_client=debug"), (true, true));
+    }
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_refused() {
+        assert!(parse("hawser=loud").unwrap_err().to_string().contains("hawser=loud"));
+    }
 }

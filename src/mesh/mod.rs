@@ -9,6 +9,7 @@ pub mod policy;
 pub mod ports;
 pub mod protocol;
 pub mod route;
+pub mod workload;
 
 pub use endpoint::Endpoint;
 pub use identity::Identity;

@@ -252,16 +252,8 @@ pub fn workload(pod: &Pod) -> Place {
     else {
         return place(Kind::Pod, name);
     };
-    match Kind::of_owner(&owner.kind) {
-        // A Deployment names its ReplicaSets after itself and the hash that its pods are labelled with.
-        Some(Kind::ReplicaSet) => {
-            let deployment =
-                label("pod-template-hash").and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
-            deployment.map_or_else(|| place(Kind::ReplicaSet, &owner.name), |name| place(Kind::Deployment, name))
-        }
-        Some(kind) => place(kind, &owner.name),
-        None => place(Kind::Pod, name),
-    }
+    let (kind, owner) = super::workload::behind(&owner.kind, &owner.name, label("pod-template-hash"));
+    Kind::of_owner(kind).map_or_else(|| place(Kind::Pod, name), |kind| place(kind, owner))
 }
 
 fn spot(pod: &Pod) -> Spot {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -246,6 +247,12 @@ impl Authority {
         self.record(EventType::Normal, reason, &note).await;
     }
 
+    /// None where it cannot be told: the word is left all the same.
+    async fn deployment_uid(&self) -> Option<String> {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.namespace);
+        timeout(API_TIMEOUT, deployments.get_metadata(IDENTITY)).await.ok()?.ok()?.metadata.uid
+    }
+
     /// Leaves a word at the Deployment. Repetitions are counted, not added; a word that cannot be left is no harm.
     async fn record(&self, type_: EventType, reason: &str, note: &str) {
         let deployment = ObjectReference {
@@ -253,6 +260,8 @@ impl Authority {
             kind: Some("Deployment".into()),
             name: Some(IDENTITY.into()),
             namespace: Some(self.namespace.clone()),
+            // `kubectl describe` shows the events of a uid only.
+            uid: self.deployment_uid().await,
             ..ObjectReference::default()
         };
         let event = Event {

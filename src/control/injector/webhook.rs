@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use super::events::Events;
 use super::facts::Facts;
 use crate::manifest::inject::{self, Mesh, Meshed, Owner, Place, Skip, Surroundings};
+use crate::mesh::workload;
 use crate::net::drain::Drain;
 use crate::net::listen::listen as bind;
 use crate::net::serve::serve;
@@ -212,11 +213,8 @@ impl<'a> Controller<'a> {
         let reference = references.iter().find(|reference| reference.get("controller") == Some(&Value::Bool(true)))?;
         let kind = reference.get("kind")?.as_str()?;
         let name = reference.get("name")?.as_str()?;
-        // A Deployment names its replica sets after itself and the hash that it puts on the pods: no need to ask for them.
         let hash = pod.pointer("/metadata/labels/pod-template-hash").and_then(Value::as_str);
-        let deployment =
-            hash.filter(|_| kind == "ReplicaSet").and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
-        let (kind, name) = deployment.map_or((kind, name), |deployment| ("Deployment", deployment));
+        let (kind, name) = workload::behind(kind, name, hash);
         Some(Self { owner: Owner { kind: kind.to_lowercase(), name: name.into() }, reference })
     }
 

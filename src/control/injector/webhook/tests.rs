@@ -69,6 +69,15 @@ async fn a_pod_of_an_annotated_namespace_is_meshed() {
 }
 
 #[tokio::test]
+async fn a_pod_of_a_cron_job_is_labelled_with_it() {
+    let mut pod = pod();
+    pod["metadata"]["ownerReferences"][0]["kind"] = json!("Job");
+    pod["metadata"]["ownerReferences"][0]["name"] = json!("backup-29512345");
+    let meshed = patched(&pod, &webhook(bundle()).review(&review("shop", &pod)).await.unwrap());
+    assert_eq!(meshed["metadata"]["labels"]["linkerd.io/proxy-cronjob"], "backup");
+}
+
+#[tokio::test]
 async fn a_pod_that_does_not_ask_is_left_alone_without_a_word() {
     let answer = webhook(bundle()).review(&review("plain", &pod())).await.unwrap();
     assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
