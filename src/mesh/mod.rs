@@ -8,6 +8,8 @@ pub mod places;
 pub mod policy;
 pub mod ports;
 pub mod protocol;
+pub mod rate_limit;
+pub mod redirect;
 pub mod route;
 pub mod workload;
 

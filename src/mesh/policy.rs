@@ -11,12 +11,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use super::Identity;
 use super::connection::Security;
+use super::rate_limit::{Exceeded, Limits, RateLimit};
+use super::redirect::Redirect;
 use super::route::{self, HostMatch, RequestMatch};
 
 /// How long detection waits for a client's first bytes, where nothing else was said.
@@ -30,6 +32,8 @@ pub struct ServerPolicy {
     pub meta: Arc<Meta>,
     /// Any one permits a connection.
     authorizations: Arc<[Authorization]>,
+    /// How many requests it takes.
+    rate_limit: Option<Arc<RateLimit>>,
     /// The policy as it came could not be understood: everything is refused, as our failure rather than the client's.
     invalid: bool,
 }
@@ -83,6 +87,8 @@ pub enum Filter {
         message: String,
         ratio: Ratio,
     },
+    /// Send the client elsewhere instead of forwarding.
+    Redirect(Redirect),
     RequestHeaders(HeaderModifier),
 }
 
@@ -98,12 +104,30 @@ impl Ratio {
     pub const ALWAYS: Self = Self { numerator: 1, denominator: 1 };
 }
 
-/// Removed first, then set, then added.
+/// Added first, then set, then removed.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderModifier {
     pub add: http::HeaderMap,
     pub set: http::HeaderMap,
     pub remove: Vec<http::HeaderName>,
+}
+
+impl HeaderModifier {
+    /// Changes `headers` as it says.
+    pub fn modify(&self, headers: &mut http::HeaderMap) {
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+        for name in self.set.keys() {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.append(name, value.clone());
+        }
+        for name in &self.remove {
+            headers.remove(name);
+        }
+    }
 }
 
 /// A kind of client that may.
@@ -155,6 +179,15 @@ pub struct Client {
     pub tls: ClientTls,
 }
 
+impl Client {
+    fn identity(&self) -> Option<&Identity> {
+        match &self.tls {
+            ClientTls::Terminated(identity) => identity.as_ref(),
+            ClientTls::None => None,
+        }
+    }
+}
+
 /// What TLS with this proxy proved.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ClientTls {
@@ -182,6 +215,9 @@ pub enum Denied {
     /// HTTP 403.
     #[error("no authorization of {} permits the client", server.name)]
     Unauthorized { server: Arc<Meta>, route: Option<Arc<Meta>> },
+    /// HTTP 429.
+    #[error("the rate limit of {} is exceeded", server.name)]
+    RateLimited { server: Arc<Meta>, by: Option<Arc<Meta>>, exceeded: Exceeded },
     /// HTTP 500.
     #[error("the policy of the port could not be understood")]
     InvalidPolicy { server: Arc<Meta> },
@@ -196,7 +232,25 @@ impl ServerPolicy {
     ) -> Self {
         authorizations.push(Authorization::localhost());
         let protocol = protocol(&authorizations);
-        Self { protocol, meta: Arc::new(meta), authorizations: authorizations.into(), invalid: false }
+        Self { protocol, meta: Arc::new(meta), authorizations: authorizations.into(), rate_limit: None, invalid: false }
+    }
+
+    /// The same, with limits to how many requests it takes.
+    #[must_use]
+    pub fn limited(mut self, limits: Option<Limits>) -> Self {
+        self.rate_limit = limits.map(RateLimit::new).map(Arc::new);
+        self
+    }
+
+    /// The same as the successor of `before`: where the limits are the same, what was used of them stays used.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        if let (Some(new), Some(old)) = (&self.rate_limit, &before.rate_limit)
+            && new.limits == old.limits
+        {
+            self.rate_limit = Some(old.clone());
+        }
+        self
     }
 
     /// In force where the control plane said something that cannot be understood: permitting would be a guess.
@@ -205,6 +259,7 @@ impl ServerPolicy {
             protocol: ServerProtocol::Detect { timeout: DETECT_TIMEOUT, routes: Arc::new([]) },
             meta: Arc::new(Meta::default_policy("invalid")),
             authorizations: Arc::new([]),
+            rate_limit: None,
             invalid: true,
         }
     }
@@ -229,11 +284,16 @@ impl ServerPolicy {
         Ok(Permit { server: server(), route: None, authorization, filters: Arc::new([]) })
     }
 
-    /// Whether `client` may have `request` answered by the port.
+    /// Whether `client` may have `request` answered by the port; `now` is only asked where there is a rate limit.
     ///
     /// # Errors
-    /// [`Denied::NoRoute`] also where the port is opaque: it has no routes.
-    pub fn authorize_request<B>(&self, client: &Client, request: &http::Request<B>) -> Result<Permit, Denied> {
+    /// [`Denied::NoRoute`] also where the port is opaque: it has no routes. Who is refused for other reasons uses up no rate limit.
+    pub fn authorize_request<B>(
+        &self,
+        client: &Client,
+        request: &http::Request<B>,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<Permit, Denied> {
         let server = || self.meta.clone();
         if self.invalid {
             return Err(Denied::InvalidPolicy { server: server() });
@@ -244,6 +304,13 @@ impl ServerPolicy {
         let (route, rule) = route::best(rules, request).ok_or_else(|| Denied::NoRoute { server: server() })?;
         let authorization = permitting(&route.authorizations, client)
             .ok_or_else(|| Denied::Unauthorized { server: server(), route: Some(route.meta.clone()) })?;
+        if let Some(limit) = &self.rate_limit {
+            limit.admit(client.identity(), now()).map_err(|exceeded| Denied::RateLimited {
+                server: server(),
+                by: limit.limits.meta.clone(),
+                exceeded,
+            })?;
+        }
         Ok(Permit { server: server(), route: Some(route.meta.clone()), authorization, filters: rule.filters.clone() })
     }
 

@@ -10,7 +10,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -197,10 +197,11 @@ impl Admin {
     fn refused(&self, client: &Client, request: &Request<Incoming>) -> Option<StatusCode> {
         let secured = self.secured.get()?;
         let policy = secured.policies.port(self.port).borrow().clone();
-        match policy.authorize_request(client, request) {
+        match policy.authorize_request(client, request, Instant::now) {
             Ok(_) => None,
             Err(Denied::NoRoute { .. }) => Some(StatusCode::NOT_FOUND),
             Err(Denied::Unauthorized { .. }) => Some(StatusCode::FORBIDDEN),
+            Err(Denied::RateLimited { .. }) => Some(StatusCode::TOO_MANY_REQUESTS),
             Err(Denied::InvalidPolicy { .. }) => Some(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }

@@ -15,9 +15,9 @@ pub mod server;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{HOST, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -36,7 +36,7 @@ use super::respond::{self, Asked, Refusal};
 use super::tcp;
 use crate::mesh::Protocol;
 use crate::mesh::connection::Direction;
-use crate::mesh::policy::{Client, ClientTls, Denied, Filter, HeaderModifier, Meta, Permit, Ratio, ServerPolicy};
+use crate::mesh::policy::{Client, ClientTls, Denied, Filter, Meta, Permit, Ratio, ServerPolicy};
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
 use crate::telemetry::error_chain;
@@ -123,6 +123,8 @@ enum Failed {
     Injected { status: StatusCode, message: String },
     #[error("{message}")]
     InjectedCall { code: i32, message: String },
+    #[error("redirected to {location}")]
+    Redirected { status: StatusCode, location: String },
 }
 
 /// What came of sending a request to the app.
@@ -141,7 +143,7 @@ impl Session {
         }
         let asked = Asked::of(&request);
         let policy = self.policy.borrow().clone();
-        let permit = match policy.authorize_request(&self.client, &request) {
+        let permit = match policy.authorize_request(&self.client, &request, Instant::now) {
             Ok(permit) => permit,
             Err(denied) => {
                 self.count_denied(&policy, &denied);
@@ -272,9 +274,10 @@ impl Session {
             Failed::App(AppError::ConnectTimeout { .. }) => (StatusCode::GATEWAY_TIMEOUT, true),
             Failed::Denied(Denied::NoRoute { .. }) => (StatusCode::NOT_FOUND, false),
             Failed::Denied(Denied::Unauthorized { .. }) => (StatusCode::FORBIDDEN, false),
+            Failed::Denied(Denied::RateLimited { .. }) => (StatusCode::TOO_MANY_REQUESTS, false),
             Failed::Denied(Denied::InvalidPolicy { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, true),
             Failed::InFlight => (StatusCode::SERVICE_UNAVAILABLE, true),
-            Failed::Injected { status, .. } => (*status, false),
+            Failed::Injected { status, .. } | Failed::Redirected { status, .. } => (*status, false),
             Failed::InjectedCall { .. } => (StatusCode::OK, false),
         };
         match failed {
@@ -294,11 +297,19 @@ impl Session {
         let is_meshed = matches!(self.client.tls, ClientTls::Terminated(Some(_)));
         let mut response: Response<Body> =
             respond::refuse(asked, &Refusal { status, reason: is_meshed.then(|| failed.to_string()), closes });
-        if let Failed::InjectedCall { code, message } = failed {
-            response.headers_mut().insert("grpc-status", HeaderValue::from(*code));
-            if let Ok(message) = HeaderValue::from_str(message) {
-                response.headers_mut().insert("grpc-message", message);
+        match failed {
+            Failed::InjectedCall { code, message } => {
+                response.headers_mut().insert("grpc-status", HeaderValue::from(*code));
+                if let Ok(message) = HeaderValue::from_str(message) {
+                    response.headers_mut().insert("grpc-message", message);
+                }
             }
+            Failed::Redirected { location, .. } => {
+                if let Ok(location) = HeaderValue::from_str(location) {
+                    response.headers_mut().insert(LOCATION, location);
+                }
+            }
+            _ => {}
         }
         if let Some(started) = started {
             let grpc_status = grpc_status(response.headers());
@@ -349,6 +360,10 @@ impl Session {
             Denied::Unauthorized { route: Some(route), .. } => {
                 (Event::InboundHttpDenied, labels.and(&Labels::meta("route", route)))
             }
+            Denied::RateLimited { by, exceeded, .. } => {
+                let labels = by.iter().fold(labels, |labels, by| labels.and(&Labels::meta("ratelimit", by)));
+                (Event::InboundHttpRateLimited, labels.and(&Labels::new([("ratelimit_scope", exceeded.as_str())])))
+            }
             Denied::Unauthorized { .. } | Denied::InvalidPolicy { .. } => (Event::InboundHttpDenied, labels),
         };
         self.http.metrics.count(event, &labels);
@@ -370,7 +385,11 @@ fn filter(permit: &Permit, request: &mut Request<Incoming>) -> Result<(), Failed
                 return Err(Failed::InjectedCall { code: *code, message: message.clone() });
             }
             Filter::Fail { .. } | Filter::FailCall { .. } => {}
-            Filter::RequestHeaders(modifier) => modify(modifier, request.headers_mut()),
+            Filter::Redirect(redirect) => {
+                let location = redirect.location(request.uri(), request.headers());
+                return Err(Failed::Redirected { status: redirect.status, location });
+            }
+            Filter::RequestHeaders(modifier) => modifier.modify(request.headers_mut()),
         }
     }
     Ok(())
@@ -378,16 +397,4 @@ fn filter(permit: &Permit, request: &mut Request<Incoming>) -> Result<(), Failed
 
 fn strikes(ratio: Ratio) -> bool {
     rand::random_range(0..ratio.denominator.max(1)) < ratio.numerator
-}
-
-fn modify(modifier: &HeaderModifier, headers: &mut HeaderMap) {
-    for name in &modifier.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &modifier.set {
-        headers.insert(name, value.clone());
-    }
-    for (name, value) in &modifier.add {
-        headers.append(name, value.clone());
-    }
 }

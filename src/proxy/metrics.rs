@@ -147,6 +147,7 @@ pub enum Event {
     InboundHttpAllowed,
     InboundHttpDenied,
     InboundHttpErrors,
+    InboundHttpRateLimited,
     InboundHttpRouteNotFound,
     InboundTcpAllowed,
     InboundTcpDenied,
@@ -157,10 +158,11 @@ pub enum Event {
 }
 
 /// The name and help of each [`Event`]; `_total` is added by the encoder.
-const EVENTS: [(Event, &str, &str); 10] = [
+const EVENTS: [(Event, &str, &str); 11] = [
     (Event::InboundHttpAllowed, "inbound_http_authz_allow", "HTTP requests that policy let through"),
     (Event::InboundHttpDenied, "inbound_http_authz_deny", "HTTP requests that policy refused"),
     (Event::InboundHttpErrors, "inbound_http_errors", "HTTP requests that failed in the proxy"),
+    (Event::InboundHttpRateLimited, "inbound_http_local_ratelimit", "HTTP requests past a rate limit"),
     (Event::InboundHttpRouteNotFound, "inbound_http_route_not_found", "HTTP requests that no route matches"),
     (Event::InboundTcpAllowed, "inbound_tcp_authz_allow", "Connections that policy let through"),
     (Event::InboundTcpDenied, "inbound_tcp_authz_deny", "Connections that policy refused"),

@@ -171,10 +171,11 @@ impl Shared {
             |event| match event {
                 Event::Message(server) => {
                     stale.set(false);
-                    policy.send_replace(Arc::new(convert::server_policy(server).unwrap_or_else(|error| {
+                    let new = convert::server_policy(server).unwrap_or_else(|error| {
                         tracing::warn!(port, %error, "refusing all: the control plane's policy of the port makes no sense");
                         ServerPolicy::invalid()
-                    })));
+                    });
+                    policy.send_modify(|held| *held = Arc::new(new.after(held)));
                 }
                 Event::Interrupted(status) => {
                     stale.set(true);

@@ -92,7 +92,8 @@ pub fn refuse<B: Default>(asked: Asked, refusal: &Refusal) -> Response<B> {
 pub fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         403 => 7,
-        404 => 5,
+        // A call cannot be sent elsewhere.
+        300..=399 | 404 => 5,
         429 => 8,
         502 | 503 => 14,
         504 => 4,

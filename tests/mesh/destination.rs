@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hawser::control::destination::serve;
 use hawser::control::index::facts::{Key, Namespace, Pod, Service, Slice};
@@ -600,9 +600,20 @@ async fn our_proxy_understands_every_default_policy_and_keeps_to_it() {
         let get = |path: &str| http::Request::get(path).body(()).unwrap();
         let clients = [&kubelet, &outside, &peer];
         assert_eq!(clients.map(|client| current.authorize_connection(client).is_ok()), may, "{name}");
-        assert_eq!(clients.map(|client| current.authorize_request(client, &get("/")).is_ok()), may, "{name}");
-        assert!(current.authorize_request(&kubelet, &get("/ready")).is_ok(), "{name}: the kubelet's probe");
-        assert_ne!(current.authorize_request(&kubelet, &get("/")).err(), Some(no_route(&current)), "{name}");
+        assert_eq!(
+            clients.map(|client| current.authorize_request(client, &get("/"), Instant::now).is_ok()),
+            may,
+            "{name}"
+        );
+        assert!(
+            current.authorize_request(&kubelet, &get("/ready"), Instant::now).is_ok(),
+            "{name}: the kubelet's probe"
+        );
+        assert_ne!(
+            current.authorize_request(&kubelet, &get("/"), Instant::now).err(),
+            Some(no_route(&current)),
+            "{name}"
+        );
     }
 }
 

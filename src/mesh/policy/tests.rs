@@ -40,6 +40,10 @@ fn get(path: &str) -> http::Request<()> {
     http::Request::get(path).body(()).unwrap()
 }
 
+fn authorize(policy: &ServerPolicy, client: &Client, request: &http::Request<()>) -> Result<Permit, Denied> {
+    policy.authorize_request(client, request, Instant::now)
+}
+
 const WEB: &str = "web.shop.serviceaccount.identity.hawser.cluster.local";
 
 #[test]
@@ -49,7 +53,7 @@ fn all_unauthenticated_permits_anyone() {
         let permit = policy.authorize_connection(&client).unwrap();
         assert_eq!(permit.server().name, "all-unauthenticated");
         assert_eq!(permit.authorization().kind, "default");
-        assert!(policy.authorize_request(&client, &get("/")).is_ok());
+        assert!(authorize(&policy, &client, &get("/")).is_ok());
     }
 }
 
@@ -58,7 +62,7 @@ fn all_authenticated_refuses_who_shows_no_certificate() {
     let policy = policy(DefaultPolicy::AllAuthenticated);
     assert!(policy.authorize_connection(&meshed(Some(WEB))).is_ok());
     for client in [plain("10.1.2.3"), meshed(None)] {
-        let denied = policy.authorize_request(&client, &get("/")).unwrap_err();
+        let denied = authorize(&policy, &client, &get("/")).unwrap_err();
         assert!(matches!(denied, Denied::Unauthorized { route: Some(route), .. } if route.name == "default"));
         assert!(policy.authorize_connection(&client).is_err());
     }
@@ -152,7 +156,7 @@ fn blind_bytes_are_refused_where_the_port_speaks_http() {
     for protocol in protocols {
         let policy = server(Authentication::Unauthenticated, protocol);
         assert!(matches!(policy.authorize_connection(&plain("10.0.0.1")), Err(Denied::Unauthorized { .. })));
-        assert!(policy.authorize_request(&plain("10.0.0.1"), &get("/")).is_ok());
+        assert!(authorize(&policy, &plain("10.0.0.1"), &get("/")).is_ok());
     }
 }
 
@@ -160,7 +164,7 @@ fn blind_bytes_are_refused_where_the_port_speaks_http() {
 fn requests_find_no_route_where_the_port_is_opaque() {
     for protocol in [|_: &[Authorization]| ServerProtocol::Opaque, |_: &[Authorization]| ServerProtocol::Tls] {
         let policy = server(Authentication::Unauthenticated, protocol);
-        assert!(matches!(policy.authorize_request(&plain("10.0.0.1"), &get("/")), Err(Denied::NoRoute { .. })));
+        assert!(matches!(authorize(&policy, &plain("10.0.0.1"), &get("/")), Err(Denied::NoRoute { .. })));
         assert!(policy.authorize_connection(&plain("10.0.0.1")).is_ok());
     }
 }
@@ -186,18 +190,18 @@ fn a_route_permits_what_it_or_its_server_does() {
         ServerProtocol::Detect { timeout: DETECT_TIMEOUT, routes }
     });
     let kubelet = plain("10.0.0.1");
-    assert_eq!(policy.authorize_request(&kubelet, &get("/health")).unwrap().route().unwrap().name, "probe");
-    assert!(policy.authorize_request(&kubelet, &get("/")).is_err());
-    assert!(policy.authorize_request(&kubelet, &http::Request::post("/health").body(()).unwrap()).is_err());
-    assert!(policy.authorize_request(&meshed(Some(WEB)), &get("/")).is_ok());
-    assert_eq!(policy.authorize_request(&meshed(Some(WEB)), &get("/health")).unwrap().authorization().name, "probe");
+    assert_eq!(authorize(&policy, &kubelet, &get("/health")).unwrap().route().unwrap().name, "probe");
+    assert!(authorize(&policy, &kubelet, &get("/")).is_err());
+    assert!(authorize(&policy, &kubelet, &http::Request::post("/health").body(()).unwrap()).is_err());
+    assert!(authorize(&policy, &meshed(Some(WEB)), &get("/")).is_ok());
+    assert_eq!(authorize(&policy, &meshed(Some(WEB)), &get("/health")).unwrap().authorization().name, "probe");
 }
 
 #[test]
 fn an_invalid_policy_refuses_even_the_pod_itself() {
     let policy = ServerPolicy::invalid();
     assert!(matches!(policy.authorize_connection(&plain("127.0.0.1")), Err(Denied::InvalidPolicy { .. })));
-    assert!(matches!(policy.authorize_request(&plain("127.0.0.1"), &get("/")), Err(Denied::InvalidPolicy { .. })));
+    assert!(matches!(authorize(&policy, &plain("127.0.0.1"), &get("/")), Err(Denied::InvalidPolicy { .. })));
 }
 
 #[test]
@@ -220,4 +224,37 @@ fn an_opaque_default_is_not_detected() {
     let policy = DefaultPolicy::AllUnauthenticated.policy(&[], true, DETECT_TIMEOUT);
     assert!(matches!(policy.protocol, ServerProtocol::Opaque));
     assert!(policy.authorize_connection(&plain("10.0.0.1")).is_ok());
+}
+
+#[test]
+fn a_rate_limit_is_for_those_who_may_at_all_and_survives_a_policy_that_does_not_change_it() {
+    let limits = |total| Limits { meta: None, total: Some(total), identity: None, overrides: Default::default() };
+    let limited = |total| policy(DefaultPolicy::AllAuthenticated).limited(Some(limits(total)));
+    let (first, now) = (limited(2), Instant::now());
+    let ask = |policy: &ServerPolicy, client: Client| policy.authorize_request(&client, &get("/"), || now).map(drop);
+    for _ in 0..10 {
+        assert!(matches!(ask(&first, plain("10.0.0.1")), Err(Denied::Unauthorized { .. })));
+    }
+    assert!(ask(&first, meshed(Some(WEB))).is_ok() && ask(&first, meshed(Some(WEB))).is_ok());
+    let denied = ask(&first, meshed(Some(WEB)));
+    assert!(matches!(denied, Err(Denied::RateLimited { exceeded: Exceeded::Total, .. })), "{denied:?}");
+    let same = limited(2).after(&first);
+    assert!(matches!(ask(&same, meshed(Some(WEB))), Err(Denied::RateLimited { .. })), "what was used stays used");
+    let other = limited(3).after(&first);
+    assert!(ask(&other, meshed(Some(WEB))).is_ok());
+}
+
+#[test]
+fn headers_are_added_then_set_then_removed() {
+    let map = |pairs: &[(&'static str, &'static str)]| {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<http::HeaderMap>()
+    };
+    let remove = vec!["x-gone".parse().unwrap()];
+    let add = map(&[("x-gone", "no"), ("x-kept", "b")]);
+    let modifier = HeaderModifier { add, set: map(&[("x-set", "1")]), remove };
+    let mut headers = map(&[("x-gone", "old"), ("x-kept", "a"), ("x-set", "0")]);
+    modifier.modify(&mut headers);
+    assert!(!headers.contains_key("x-gone"));
+    assert_eq!(headers.get_all("x-kept").iter().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(headers.get_all("x-set").iter().collect::<Vec<_>>(), ["1"]);
 }

@@ -3,14 +3,14 @@
 //! In: a request's parts, or the SNI of a connection. Out: the rule that it belongs to, and a backend of it, by weight.
 //! [`super::wire`] makes plans of what the control plane says; [`super::Target`] holds the current one.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, Uri};
+use http::StatusCode;
 use rand::{Rng, RngExt as _};
 
 use crate::mesh::policy::{HeaderModifier, Ratio};
-use crate::mesh::route::{self, HostMatch, HttpMatch, PathMatch, RequestMatch};
+use crate::mesh::redirect::Redirect;
+use crate::mesh::route::{self, HostMatch, RequestMatch};
 use crate::proxy::backend::Backend;
 
 /// How one target is reached.
@@ -77,23 +77,6 @@ pub enum Failure {
     Grpc(i32, String),
 }
 
-/// Sends the client elsewhere; what is none stays as the request has it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Redirect {
-    pub scheme: Option<String>,
-    pub host: Option<String>,
-    pub port: Option<u16>,
-    pub path: Option<NewPath>,
-    pub status: StatusCode,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum NewPath {
-    Full(String),
-    /// In the place of the prefix that the rule matches.
-    Prefix(String),
-}
-
 #[derive(Debug, Default)]
 pub struct TcpRoutes(pub Vec<TcpRoute>);
 
@@ -147,43 +130,6 @@ impl HttpRoutes {
         });
         route::best(rules, request)
     }
-}
-
-impl HttpRule {
-    /// Where `redirect` sends a request of this rule.
-    pub fn location(&self, redirect: &Redirect, uri: &Uri, headers: &HeaderMap) -> String {
-        let scheme = redirect.scheme.as_deref().or(uri.scheme_str()).unwrap_or("http");
-        let host = redirect.host.clone().or_else(|| route::host(uri, headers)).unwrap_or_default();
-        // Another scheme has another port; with the same one the client is where it was.
-        let same = || redirect.scheme.is_none().then(|| port(uri, headers)).flatten();
-        let port = redirect.port.or_else(same).filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443)));
-        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = match &redirect.path {
-            None => Cow::from(uri.path()),
-            Some(NewPath::Full(full)) => full.into(),
-            Some(NewPath::Prefix(new)) => {
-                let prefixes = self.matches.iter().filter_map(|wanted| match wanted {
-                    RequestMatch::Http(HttpMatch { path: Some(PathMatch::Prefix(prefix)), .. }) => {
-                        uri.path().strip_prefix(prefix.trim_end_matches('/'))
-                    }
-                    _ => None,
-                });
-                // The longest prefix leaves the shortest rest.
-                let rest = prefixes.min_by_key(|rest| rest.len()).unwrap_or(uri.path()).trim_start_matches('/');
-                let new = new.trim_end_matches('/');
-                if rest.is_empty() { new.into() } else { format!("{new}/{rest}").into() }
-            }
-        };
-        let path = if path.is_empty() { "/".into() } else { path };
-        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        format!("{scheme}://{host}{port}{path}{query}")
-    }
-}
-
-/// The port that a request names.
-fn port(uri: &Uri, headers: &HeaderMap) -> Option<u16> {
-    let header = || headers.get(http::header::HOST)?.to_str().ok()?.parse::<http::uri::Authority>().ok()?.port_u16();
-    uri.port_u16().or_else(header)
 }
 
 impl TcpRoutes {
@@ -277,28 +223,5 @@ mod tests {
         assert_eq!(found(Some("a.example.com")), Some(invalid("exact")));
         assert_eq!(found(Some("other.com")), None);
         assert_eq!(found(None), None);
-    }
-
-    fn location(redirect: &Redirect, uri: &str) -> String {
-        let path = Some(PathMatch::Prefix("/old".into()));
-        let matches = vec![RequestMatch::Http(HttpMatch { path, ..HttpMatch::default() })];
-        let rule = HttpRule { matches, filters: Vec::new(), backends: Distribution::Empty };
-        let headers = HeaderMap::from_iter([(http::header::HOST, "web:8080".parse().unwrap())]);
-        rule.location(redirect, &uri.parse().unwrap(), &headers)
-    }
-
-    #[test]
-    fn a_redirect_keeps_what_it_does_not_change() {
-        let stay = || Redirect { scheme: None, host: None, port: None, path: None, status: StatusCode::FOUND };
-        assert_eq!(location(&stay(), "/old/a?b=c"), "http://web:8080/old/a?b=c");
-        let secure = Redirect { scheme: Some("https".into()), port: Some(443), ..stay() };
-        assert_eq!(location(&secure, "/old"), "https://web/old");
-        let moved = Redirect { host: Some("shop".into()), path: Some(NewPath::Prefix("/new/".into())), ..stay() };
-        assert_eq!(location(&moved, "/old/a"), "http://shop:8080/new/a");
-        assert_eq!(location(&moved, "/old"), "http://shop:8080/new");
-        let root = Redirect { path: Some(NewPath::Prefix("/".into())), ..stay() };
-        assert_eq!(location(&root, "/old"), "http://web:8080/");
-        let full = Redirect { path: Some(NewPath::Full("/gone".into())), port: Some(81), ..stay() };
-        assert_eq!(location(&full, "/old/x"), "http://web:81/gone");
     }
 }

@@ -3,28 +3,25 @@
 //! Messages are judged as strictly as they deserve: an endpoint that makes no sense is left out, a policy that makes no sense becomes
 //! [`Protocol::Invalid`], under which every request fails. Sending requests somewhere by half a policy would be worse.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
-
 use super::plan::{
-    Distribution, Failure, HttpFilter, HttpRoute, HttpRoutes, HttpRule, NewPath, Plan, Protocol, Redirect, Refusal,
-    RouteBackend, TcpRoute, TcpRoutes, TcpRule,
+    Distribution, Failure, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal, RouteBackend,
+    TcpRoute, TcpRoutes, TcpRule,
 };
 use crate::mesh::Endpoint;
 use crate::mesh::endpoint::{Hint, Http2Client, Server};
-use crate::mesh::route::HostMatch;
+use crate::mesh::route::{HostMatch, RequestMatch};
 use crate::proxy::backend::{Backend, Spec};
 use crate::proxy::balance::Ewma;
 use crate::proxy::policy::convert::{self, Invalid};
 use crate::wire::destination::{self, Http2ClientParams, WeightedAddr, protocol_hint, tls_identity};
 use crate::wire::outbound::proxy_protocol::{Detect, Kind};
 use crate::wire::outbound::{self, OutboundPolicy, backend};
-use crate::wire::{http_route, net, opaque_route, tls_route};
+use crate::wire::{net, opaque_route, tls_route};
 
 /// An IP address and a port other than 0.
 pub(super) fn socket_address(address: net::TcpAddress) -> Option<SocketAddr> {
@@ -175,11 +172,17 @@ fn http_routes(routes: Vec<outbound::HttpRoute>, backends: &mut Backends<'_>) ->
     for route in routes {
         let mut rules = Vec::new();
         for rule in route.rules {
-            rules.push(HttpRule {
-                matches: rule.matches.into_iter().map(convert::http_match).collect::<Result<_, _>>()?,
-                filters: rule.filters.into_iter().map(http_filter).collect::<Result<_, _>>()?,
-                backends: distribution!(outbound::http_route::distribution::Kind, rule.backends, http_filter, backends),
-            });
+            let matches: Vec<RequestMatch> =
+                rule.matches.into_iter().map(convert::http_match).collect::<Result<_, _>>()?;
+            let filters = rule.filters.into_iter().map(|filter| http_filter(filter, &matches));
+            let filters = filters.collect::<Result<_, _>>()?;
+            let backends = distribution!(
+                outbound::http_route::distribution::Kind,
+                rule.backends,
+                |filter| http_filter(filter, &matches),
+                backends
+            );
+            rules.push(HttpRule { matches, filters, backends });
         }
         let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
         made.push(HttpRoute { hosts, rules });
@@ -263,11 +266,11 @@ fn ewma(load: Option<backend::balance_p2c::Load>) -> Ewma {
     }
 }
 
-fn http_filter(filter: outbound::http_route::Filter) -> Result<HttpFilter, Invalid> {
+fn http_filter(filter: outbound::http_route::Filter, matches: &[RequestMatch]) -> Result<HttpFilter, Invalid> {
     use outbound::http_route::filter::Kind;
     Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
         Kind::FailureInjector(fail) => {
-            let with = Failure::Http(status(fail.status)?, fail.message);
+            let with = Failure::Http(convert::status(fail.status)?, fail.message);
             HttpFilter::Fail { with, ratio: convert::ratio(fail.ratio)? }
         }
         Kind::RequestHeaderModifier(edit) => {
@@ -276,7 +279,7 @@ fn http_filter(filter: outbound::http_route::Filter) -> Result<HttpFilter, Inval
         Kind::ResponseHeaderModifier(edit) => {
             HttpFilter::ResponseHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
         }
-        Kind::Redirect(to) => HttpFilter::Redirect(redirect(to)?),
+        Kind::Redirect(to) => HttpFilter::Redirect(convert::redirect(to, matches)?),
     })
 }
 
@@ -290,29 +293,6 @@ fn grpc_filter(filter: outbound::grpc_route::Filter) -> Result<HttpFilter, Inval
         Kind::RequestHeaderModifier(edit) => {
             HttpFilter::RequestHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
         }
-    })
-}
-
-fn status(status: u32) -> Result<StatusCode, Invalid> {
-    let code = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-    code.ok_or_else(|| convert::unparsable("status", status))
-}
-
-fn redirect(said: http_route::RequestRedirect) -> Result<Redirect, Invalid> {
-    use http_route::path_modifier::Replace;
-    let scheme = said.scheme.and_then(|scheme| scheme.r#type).map(|scheme| {
-        let text: Result<Cow<'static, str>, _> = (&scheme).try_into();
-        text.map(Cow::into_owned).map_err(|_| convert::unparsable("scheme", scheme))
-    });
-    Ok(Redirect {
-        scheme: scheme.transpose()?,
-        host: (!said.host.is_empty()).then_some(said.host),
-        port: u16::try_from(said.port).ok().filter(|port| *port != 0),
-        path: said.path.and_then(|path| path.replace).map(|replace| match replace {
-            Replace::Full(full) => NewPath::Full(full),
-            Replace::Prefix(prefix) => NewPath::Prefix(prefix),
-        }),
-        status: if said.status == 0 { StatusCode::FOUND } else { status(said.status)? },
     })
 }
 

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, LOCATION};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -102,9 +102,9 @@ impl Session {
         let plan = self.discovered.plan();
         let rule = self.rule(&plan, &request)?;
         let mut edits = Vec::new();
-        filter(rule, &rule.filters, &mut request, &mut edits)?;
+        filter(&rule.filters, &mut request, &mut edits)?;
         let picked = rule.backends.pick(&mut rand::rng()).ok_or(backend::Error::NoBackend)?;
-        filter(rule, &picked.filters, &mut request, &mut edits)?;
+        filter(&picked.filters, &mut request, &mut edits)?;
 
         let required = request.headers_mut().remove(REQUIRE_ID);
         let required = required.as_ref().map(|required| required.to_str().unwrap_or_default());
@@ -121,7 +121,7 @@ impl Session {
         let mut answer = picked.backend.send(request, required).await?;
 
         for edit in edits {
-            modify(edit, answer.response.headers_mut());
+            edit.modify(answer.response.headers_mut());
         }
         let headers = answer.response.headers_mut();
         headers.remove(PROXY_ERROR);
@@ -243,7 +243,6 @@ fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Respons
 
 /// Does what the filters say, in their order; what is to be done to the response comes into `edits`.
 fn filter<'a>(
-    rule: &HttpRule,
     filters: &'a [HttpFilter],
     request: &mut Request<Incoming>,
     edits: &mut Vec<&'a HeaderModifier>,
@@ -258,25 +257,13 @@ fn filter<'a>(
                     });
                 }
             }
-            HttpFilter::RequestHeaders(edit) => modify(edit, request.headers_mut()),
+            HttpFilter::RequestHeaders(edit) => edit.modify(request.headers_mut()),
             HttpFilter::ResponseHeaders(edit) => edits.push(edit),
             HttpFilter::Redirect(redirect) => {
-                let location = rule.location(redirect, request.uri(), request.headers());
+                let location = redirect.location(request.uri(), request.headers());
                 return Err(Failed::Redirected(redirect.status, location));
             }
         }
     }
     Ok(())
-}
-
-fn modify(edit: &HeaderModifier, headers: &mut HeaderMap) {
-    for name in &edit.remove {
-        headers.remove(name);
-    }
-    for name in edit.set.keys() {
-        headers.remove(name);
-    }
-    for (name, value) in edit.set.iter().chain(&edit.add) {
-        headers.append(name, value.clone());
-    }
 }

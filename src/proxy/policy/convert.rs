@@ -2,7 +2,13 @@
 //!
 //! In: a `Server` message. Out: a [`ServerPolicy`], or why it makes no sense. Nothing is guessed: a message that is wrong in one place
 //! is wrong as a whole, for a rule that was dropped may have been the one that kept somebody out.
+//!
+//! Every field of the message is honoured, or refused, but for these, which decide nothing: labels of servers and authorizations other than
+//! `name`, `group` and `kind` (of metrics); labels of an authorization with metadata (the older form of the same); namespace, section and port
+//! of metadata (of outbound metrics).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +18,8 @@ use crate::mesh::policy::{
     Authentication, Authorization, Filter, HeaderModifier, Meta, Network, Ratio, Route, Rule, ServerPolicy,
     ServerProtocol, Suffix,
 };
+use crate::mesh::rate_limit::Limits;
+use crate::mesh::redirect::{NewPath, Redirect};
 use crate::mesh::route::{self, GrpcMatch, HostMatch, HttpMatch, PathMatch, RequestMatch, ValueMatch};
 use crate::wire::{grpc_route, http_route, http_types, inbound, meta, net};
 
@@ -20,6 +28,8 @@ use crate::wire::{grpc_route, http_route, http_types, inbound, meta, net};
 pub(in crate::proxy) enum Invalid {
     #[error("it lacks {0}")]
     Missing(&'static str),
+    #[error("it restricts {0}, which this proxy cannot enforce")]
+    Unenforceable(&'static str),
     #[error("{what} {value:?} cannot be parsed")]
     Unparsable { what: &'static str, value: String },
 }
@@ -35,9 +45,20 @@ pub(in crate::proxy) fn unparsable(what: &'static str, value: impl std::fmt::Deb
 pub(super) fn server_policy(server: inbound::Server) -> Result<ServerPolicy, Invalid> {
     use inbound::proxy_protocol::Kind;
 
+    if !server.server_ips.is_empty() {
+        // Nobody has been seen to send them. Connections to other addresses were to be dropped, so better none than all.
+        return Err(Invalid::Unenforceable("the addresses of the server"));
+    }
     let meta = labelled(&server.labels, "server")?;
     let authorizations = all(server.authorizations, authorization)?;
     let kind = server.protocol.and_then(|protocol| protocol.kind).ok_or(Invalid::Missing("a protocol"))?;
+    let rate_limit = match &kind {
+        Kind::Detect(detect) => detect.http_local_rate_limit.clone(),
+        Kind::Http1(http1) => http1.local_rate_limit.clone(),
+        Kind::Http2(http2) => http2.local_rate_limit.clone(),
+        Kind::Grpc(_) | Kind::Opaque(_) | Kind::Tls(_) => None,
+    };
+    let rate_limit = rate_limit.map(limits).transpose()?;
     // Routes inherit the authorizations, to which the policy adds its own: so they are made within.
     let mut invalid = None;
     let policy = ServerPolicy::new(meta, authorizations, |authorizations| {
@@ -57,7 +78,29 @@ pub(super) fn server_policy(server: inbound::Server) -> Result<ServerPolicy, Inv
             ServerProtocol::Opaque
         })
     });
-    invalid.map_or(Ok(policy), Err)
+    invalid.map_or(Ok(policy.limited(rate_limit)), Err)
+}
+
+fn limits(said: inbound::HttpLocalRateLimit) -> Result<Limits, Invalid> {
+    use inbound::http_local_rate_limit::{Limit, r#override::ClientIdentities};
+
+    let per_second = |limit: Limit| limit.requests_per_second;
+    let mut overrides = BTreeMap::new();
+    for one in said.overrides {
+        let limit = per_second(one.limit.ok_or(Invalid::Missing("the limit of an override"))?);
+        let ClientIdentities { identities } = one.clients.ok_or(Invalid::Missing("the clients of an override"))?;
+        for identity in identities {
+            // Of two that name one client, the lower holds.
+            let name = identity.name.to_ascii_lowercase();
+            overrides.entry(name).and_modify(|known: &mut u32| *known = limit.min(*known)).or_insert(limit);
+        }
+    }
+    Ok(Limits {
+        meta: said.metadata.map(|said| metadata(Some(said))).transpose()?.map(Arc::new),
+        total: said.total.map(per_second),
+        identity: said.identity.map(per_second),
+        overrides,
+    })
 }
 
 fn all<T, U>(items: Vec<T>, one: impl Fn(T) -> Result<U, Invalid>) -> Result<Vec<U>, Invalid> {
@@ -135,7 +178,9 @@ fn authentication(permit: inbound::authn::Permit) -> Result<Authentication, Inva
 fn http_routes(routes: Vec<inbound::HttpRoute>, server: &[Authorization]) -> Result<Arc<[Route]>, Invalid> {
     let routes = all(routes, |route| {
         let rules = all(route.rules, |rule| {
-            Ok(Rule { matches: all(rule.matches, http_match)?, filters: all(rule.filters, http_filter)?.into() })
+            let matches = all(rule.matches, http_match)?;
+            let filters = all(rule.filters, |filter| http_filter(filter, &matches))?.into();
+            Ok(Rule { matches, filters })
         })?;
         let own = all(route.authorizations, authorization)?;
         Ok(Route::new(metadata(route.metadata)?, all(route.hosts, host)?, own, rules, server))
@@ -230,27 +275,51 @@ pub(in crate::proxy) fn grpc_match(one: grpc_route::GrpcRouteMatch) -> Result<Re
     }))
 }
 
-fn http_filter(filter: inbound::http_route::Filter) -> Result<Filter, Invalid> {
+fn http_filter(filter: inbound::http_route::Filter, matches: &[RequestMatch]) -> Result<Filter, Invalid> {
     use inbound::http_route::filter::Kind;
     match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
         Kind::FailureInjector(failure) => {
-            let status = u16::try_from(failure.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-            Ok(Filter::Fail {
-                status: status.ok_or_else(|| unparsable("status", failure.status))?,
-                message: failure.message,
-                ratio: ratio(failure.ratio)?,
-            })
+            Ok(Filter::Fail { status: status(failure.status)?, message: failure.message, ratio: ratio(failure.ratio)? })
         }
         Kind::RequestHeaderModifier(edit) => {
             header_modifier(edit.add, edit.set, &edit.remove).map(Filter::RequestHeaders)
         }
-        // Forwarding what should have been sent elsewhere would be worse than failing it.
-        Kind::Redirect(_) => Ok(Filter::Fail {
-            status: StatusCode::NOT_IMPLEMENTED,
-            message: "this proxy cannot redirect".into(),
-            ratio: Ratio::ALWAYS,
-        }),
+        Kind::Redirect(to) => redirect(to, matches).map(Filter::Redirect),
     }
+}
+
+pub(in crate::proxy) fn status(status: u32) -> Result<StatusCode, Invalid> {
+    let code = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+    code.ok_or_else(|| unparsable("status", status))
+}
+
+/// A redirection of a rule with these matches.
+pub(in crate::proxy) fn redirect(
+    said: http_route::RequestRedirect,
+    matches: &[RequestMatch],
+) -> Result<Redirect, Invalid> {
+    use http_route::path_modifier::Replace;
+    let scheme = said.scheme.and_then(|scheme| scheme.r#type).map(|scheme| {
+        let text: Result<Cow<'static, str>, _> = (&scheme).try_into();
+        text.map(Cow::into_owned).map_err(|_| unparsable("scheme", scheme))
+    });
+    let prefixes = || {
+        let prefix = |wanted: &RequestMatch| match wanted {
+            RequestMatch::Http(HttpMatch { path: Some(PathMatch::Prefix(prefix)), .. }) => Some(prefix.clone()),
+            _ => None,
+        };
+        matches.iter().filter_map(prefix).collect()
+    };
+    Ok(Redirect {
+        scheme: scheme.transpose()?,
+        host: (!said.host.is_empty()).then_some(said.host),
+        port: u16::try_from(said.port).ok().filter(|port| *port != 0),
+        path: said.path.and_then(|path| path.replace).map(|replace| match replace {
+            Replace::Full(full) => NewPath::Full(full),
+            Replace::Prefix(new) => NewPath::Prefix { new, old: prefixes() },
+        }),
+        status: if said.status == 0 { StatusCode::MOVED_PERMANENTLY } else { status(said.status)? },
+    })
 }
 
 fn grpc_filter(filter: inbound::grpc_route::Filter) -> Result<Filter, Invalid> {

@@ -1,6 +1,7 @@
 //! The store against a control plane in this process, and the conversion against every way in which a message can be wrong.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -238,6 +239,40 @@ async fn refuses_ports_past_the_bound_rather_than_watch_them_all() {
     assert!(permits(&policies.port(8080)) && permits(&policies.port(20_000)), "known ports are not affected");
 }
 
+/// Two requests a second for each client, three for `batch`.
+fn rate_limit() -> inbound::HttpLocalRateLimit {
+    use inbound::http_local_rate_limit::{Limit, Override, r#override::ClientIdentities};
+    let batch = inbound::Identity { name: "Batch.shop".into() };
+    inbound::HttpLocalRateLimit {
+        metadata: Some(default_metadata("slowly")),
+        total: None,
+        identity: Some(Limit { requests_per_second: 2 }),
+        overrides: vec![Override {
+            limit: Some(Limit { requests_per_second: 3 }),
+            clients: Some(ClientIdentities { identities: vec![batch] }),
+        }],
+    }
+}
+
+#[test]
+fn every_protocol_that_can_be_limited_is() {
+    use proxy_protocol::{Detect, Http1, Http2, Kind};
+    let timeout = Some(prost_types::Duration { seconds: 10, nanos: 0 });
+    let kinds = [
+        Kind::Detect(Detect { timeout, http_routes: vec![], http_local_rate_limit: Some(rate_limit()) }),
+        Kind::Http1(Http1 { routes: vec![], local_rate_limit: Some(rate_limit()) }),
+        Kind::Http2(Http2 { routes: vec![], local_rate_limit: Some(rate_limit()) }),
+    ];
+    let (now, request) = (Instant::now(), http::Request::get("/").body(()).unwrap());
+    for kind in kinds {
+        let policy = convert::server_policy(server(kind)).unwrap();
+        let passes =
+            |client: &Client| (0..10).filter(|_| policy.authorize_request(client, &request, || now).is_ok()).count();
+        let batch = Client { tls: ClientTls::Terminated(Some("batch.shop".parse().unwrap())), ..stranger() };
+        assert_eq!((passes(&stranger()), passes(&batch)), (2, 3));
+    }
+}
+
 #[test]
 fn refuses_each_message_that_makes_no_sense() {
     use proxy_protocol::{Detect, Http1, Kind};
@@ -258,8 +293,14 @@ fn refuses_each_message_that_makes_no_sense() {
         let matches = vec![crate::wire::http_route::HttpRouteMatch { path, ..Default::default() }];
         inbound::http_route::Rule { matches, filters: vec![] }
     }
+    fn limited(change: fn(&mut inbound::HttpLocalRateLimit)) -> Server {
+        let mut limit = rate_limit();
+        change(&mut limit);
+        server(Kind::Http1(Http1 { routes: vec![], local_rate_limit: Some(limit) }))
+    }
     use crate::wire::http_route::path_match::Kind as Path;
 
+    assert!(convert::server_policy(limited(|_| {})).is_ok());
     assert!(convert::server_policy(detect()).is_ok());
     assert!(convert::server_policy(route(|_| {})).is_ok());
     let wrong = [
@@ -274,6 +315,12 @@ fn refuses_each_message_that_makes_no_sense() {
                 ..Default::default()
             })),
         ),
+        (
+            "server addresses, which nobody would enforce",
+            Server { server_ips: vec![std::net::IpAddr::from([10, 0, 0, 1]).into()], ..detect() },
+        ),
+        ("override without limit", limited(|limit| limit.overrides[0].limit = None)),
+        ("override without clients", limited(|limit| limit.overrides[0].clients = None)),
         ("no networks", authz(|authz| authz.networks.clear())),
         ("no net", authz(|authz| authz.networks[0].net = None)),
         ("prefix too long", authz(|authz| authz.networks[0].net.as_mut().unwrap().prefix_len = 33)),
@@ -322,7 +369,7 @@ fn names_servers_and_authorizations_by_their_labels_or_metadata() {
 fn a_server_without_routes_has_the_default_route() {
     let policy = convert::server_policy(detect()).unwrap();
     let request = http::Request::get("/any").body(()).unwrap();
-    assert_eq!(policy.authorize_request(&stranger(), &request).unwrap().route().unwrap().name, "default");
+    assert_eq!(policy.authorize_request(&stranger(), &request, Instant::now).unwrap().route().unwrap().name, "default");
 }
 
 #[test]
@@ -340,7 +387,9 @@ fn a_host_suffix_is_read_from_its_last_label() {
     };
     let kind = proxy_protocol::Kind::Http2(proxy_protocol::Http2 { routes: vec![route], local_rate_limit: None });
     let policy = convert::server_policy(server(kind)).unwrap();
-    let to = |uri: &str| policy.authorize_request(&stranger(), &http::Request::get(uri).body(()).unwrap()).is_ok();
+    let to = |uri: &str| {
+        policy.authorize_request(&stranger(), &http::Request::get(uri).body(()).unwrap(), Instant::now).is_ok()
+    };
     assert!(to("http://a.example.com/"));
     assert!(!to("http://a.example.org/"));
 }

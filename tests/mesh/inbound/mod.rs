@@ -12,6 +12,7 @@ use hawser::mesh::connection::{PlaintextReason, Security};
 use hawser::mesh::policy::DefaultPolicy;
 use hawser::net::drain::Drain;
 use hawser::proxy::transport_header::Header;
+use hawser::wire::{inbound, meta};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -268,6 +269,96 @@ async fn whom_policy_refuses_hears_nothing_of_a_server_that_speaks_first() {
     assert!(heard.is_empty(), "{heard:?}");
     let mut peer = pod.connect(header(app, Protocol::Opaque)).await;
     assert_eq!(read(&mut peer, 11).await, "220 hello\r\n");
+}
+
+/// A port for everyone, with these routes and this limit.
+fn for_everyone(routes: Vec<inbound::HttpRoute>, limit: Option<inbound::HttpLocalRateLimit>) -> inbound::Server {
+    use inbound::authn::{Permit, PermitUnauthenticated};
+    use inbound::proxy_protocol::{Detect, Kind};
+    let any = |net: &str| inbound::Network { net: Some(net.parse::<ipnet::IpNet>().unwrap().into()), except: vec![] };
+    let kind = Kind::Detect(Detect {
+        timeout: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+        http_routes: routes,
+        http_local_rate_limit: limit,
+    });
+    inbound::Server {
+        protocol: Some(inbound::ProxyProtocol { kind: Some(kind) }),
+        authorizations: vec![inbound::Authz {
+            networks: vec![any("0.0.0.0/0"), any("::/0")],
+            authentication: Some(inbound::Authn { permit: Some(Permit::Unauthenticated(PermitUnauthenticated {})) }),
+            metadata: Some(named("everyone")),
+            ..Default::default()
+        }],
+        labels: [("name".to_owned(), "web".to_owned())].into(),
+        ..Default::default()
+    }
+}
+
+fn named(name: &str) -> meta::Metadata {
+    meta::Metadata { kind: Some(meta::metadata::Kind::Default(name.into())) }
+}
+
+/// A call, as an app of gRPC makes it.
+fn call() -> Request<Empty<Bytes>> {
+    let call = Request::post("http://web.shop/shop.Cart/Add").header("content-type", "application/grpc");
+    call.body(Empty::new()).unwrap()
+}
+
+#[tokio::test]
+async fn whoever_is_past_a_rate_limit_gets_a_429_and_others_do_not() {
+    use inbound::http_local_rate_limit::{Limit, Override, r#override::ClientIdentities};
+    let limit = inbound::HttpLocalRateLimit {
+        metadata: Some(named("slowly")),
+        overrides: vec![Override {
+            limit: Some(Limit { requests_per_second: 0 }),
+            clients: Some(ClientIdentities { identities: vec![inbound::Identity { name: CART.into() }] }),
+        }],
+        ..Default::default()
+    };
+    let app = apps::http1().await;
+    let pod = Pod::told(app, for_everyone(vec![], Some(limit))).await;
+    let peer = get(pod.connect(header(app, Protocol::Http1)).await, "").await;
+    assert!(peer.starts_with("HTTP/1.1 429 ") && peer.contains("l5d-proxy-error"), "{peer}");
+    let answer = send_http2(pod.connect(header(app, Protocol::Http2)).await, call()).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "8");
+    let stranger = get(pod.dial(app).await, "").await;
+    assert!(stranger.starts_with("HTTP/1.1 200 "), "{stranger}");
+    let metrics = pod.metrics.encode().unwrap();
+    let counted = metrics.lines().find(|line| line.starts_with("inbound_http_local_ratelimit_total{")).unwrap();
+    assert!(counted.contains(r#"ratelimit_name="slowly",ratelimit_scope="override""#), "{counted}");
+}
+
+#[tokio::test]
+async fn a_route_that_redirects_sends_the_client_elsewhere_and_the_app_hears_nothing() {
+    use hawser::wire::http_route::{
+        HttpRouteMatch, PathMatch, PathModifier, RequestRedirect, path_match, path_modifier,
+    };
+    use inbound::http_route::{Filter, Rule, filter};
+    let to = RequestRedirect {
+        host: "new.shop".into(),
+        path: Some(PathModifier { replace: Some(path_modifier::Replace::Prefix("/basket".into())) }),
+        ..Default::default()
+    };
+    let under = |prefix: &str, filters| Rule {
+        matches: vec![HttpRouteMatch {
+            path: Some(PathMatch { kind: Some(path_match::Kind::Prefix(prefix.into())) }),
+            ..Default::default()
+        }],
+        filters,
+    };
+    let rules = vec![
+        under("/cart", vec![Filter { kind: Some(filter::Kind::Redirect(to.clone())) }]),
+        under("/shop.Cart", vec![Filter { kind: Some(filter::Kind::Redirect(to)) }]),
+    ];
+    let route = inbound::HttpRoute { metadata: Some(named("moved")), rules, ..Default::default() };
+    // Nobody listens there.
+    let app = "127.0.0.1:1".parse().unwrap();
+    let pod = Pod::told(app, for_everyone(vec![route], None)).await;
+    let stranger = get(pod.dial(app).await, "").await;
+    assert!(stranger.starts_with("HTTP/1.1 301 "), "{stranger}");
+    assert!(stranger.contains("location: http://new.shop/basket?id=1\r\n"), "{stranger}");
+    let answer = send_http2(pod.connect(header(app, Protocol::Http2)).await, call()).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "5", "calls cannot be sent elsewhere");
 }
 
 #[tokio::test]

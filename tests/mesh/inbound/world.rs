@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt as _;
 use hawser::mesh::Identity;
 use hawser::mesh::connection::Connections;
 use hawser::mesh::policy::DefaultPolicy;
@@ -19,6 +20,8 @@ use hawser::proxy::policy::{self, Policies};
 use hawser::proxy::subscription::Limits;
 use hawser::proxy::tls::Tls;
 use hawser::proxy::transport_header::Header;
+use hawser::wire::inbound::inbound_server_policies_server::{InboundServerPolicies, InboundServerPoliciesServer};
+use hawser::wire::inbound::{PortSpec, Server};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -27,6 +30,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
+use tonic::{Request, Response, Status};
 
 pub(super) const WEB: &str = "web.shop.serviceaccount.identity.hawser.cluster.local";
 pub(super) const CART: &str = "cart.shop.serviceaccount.identity.hawser.cluster.local";
@@ -80,7 +84,26 @@ pub(super) struct Pod {
     pub(super) connections: Table,
     pub(super) metrics: Metrics,
     pub(super) drain: Drain,
+    policies: Policies,
     inbound: Arc<Inbound>,
+}
+
+/// A control plane that says the same of every port.
+struct Control(Server);
+
+#[tonic::async_trait]
+impl InboundServerPolicies for Control {
+    type WatchPortStream = futures_util::stream::BoxStream<'static, Result<Server, Status>>;
+
+    async fn get_port(&self, _: Request<PortSpec>) -> Result<Response<Server>, Status> {
+        Err(Status::unimplemented("the proxy watches"))
+    }
+
+    async fn watch_port(&self, _: Request<PortSpec>) -> Result<Response<Self::WatchPortStream>, Status> {
+        let server = self.0.clone();
+        let said = futures_util::stream::once(async move { Ok(server) });
+        Ok(Response::new(said.chain(futures_util::stream::pending()).boxed()))
+    }
 }
 
 impl Pod {
@@ -89,6 +112,18 @@ impl Pod {
     }
 
     pub(super) fn with_policy(default_policy: DefaultPolicy) -> Self {
+        Self::with(default_policy, None)
+    }
+
+    /// A pod whose port of `app` has the policy that a control plane told it.
+    pub(super) async fn told(app: SocketAddr, server: Server) -> Self {
+        let pod = Self::with(DefaultPolicy::Deny, Some(server));
+        let mut policy = pod.policies.port(app.port());
+        tokio::time::timeout(Duration::from_secs(10), policy.changed()).await.unwrap().unwrap();
+        pod
+    }
+
+    fn with(default_policy: DefaultPolicy, told: Option<Server>) -> Self {
         let authority = Authority::new();
         let (_, bundle) = watch::channel(authority.bundle.clone());
         let (_, credentials) = watch::channel(Some(authority.credentials(WEB)));
@@ -104,8 +139,14 @@ impl Pod {
             idle_timeout: Duration::from_secs(90),
             limits: Limits::default(),
         };
-        // Nobody answers there, so the default policy stays in force.
-        let away = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+        let policies = match told {
+            // Nobody answers there, so the default policy stays in force.
+            None => {
+                let away = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+                Policies::new(away, settings, Drain::new())
+            }
+            Some(server) => Policies::new(InboundServerPoliciesServer::new(Control(server)), settings, Drain::new()),
+        };
         let options = Options {
             port: INBOUND_PORT,
             ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
@@ -116,9 +157,8 @@ impl Pod {
             in_flight_max: 100,
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
         };
-        let policies = Policies::new(away, settings, Drain::new());
-        let inbound = Inbound::new(options, tls, policies, connections.clone(), metrics.clone(), drain.clone());
-        Self { authority, connections, metrics, drain, inbound: Arc::new(inbound) }
+        let inbound = Inbound::new(options, tls, policies.clone(), connections.clone(), metrics.clone(), drain.clone());
+        Self { authority, connections, metrics, drain, policies, inbound: Arc::new(inbound) }
     }
 
     /// A connection that was going to `target`, of a client that is not in the pod.
