@@ -7,7 +7,7 @@
 //! Start at [`run`], then [`Destination::get`] and [`Destination::get_profile`].
 //!
 //! Its ServiceAccount needs, in the whole cluster, `get`, `list` and `watch` of `services`, `pods`, `namespaces`, `nodes` (core) and
-//! `endpointslices` (discovery.k8s.io), and nothing else there: workloads are told from the pods, so no replica sets or jobs. In the
+//! `endpointslices` (discovery.k8s.io) and `servicecidrs` (networking.k8s.io), and nothing else there: workloads are told from the pods, so no replica sets or jobs. In the
 //! namespace of the control plane it needs what [`super::trust_bundle`] says.
 
 mod endpoints;
@@ -95,7 +95,7 @@ async fn work(role: Role, args: Args) -> anyhow::Result<()> {
     trust_bundle::keep_copy(&role);
     let (destination_address, policy_address) = (args.destination_address, args.policy_address);
     let index = Arc::new(Index::new(args.settings()));
-    watches::start(&role, &index);
+    watches::start(&role, &index).await?;
     watches::warn_of_policy_resources(&role);
     serve(&index, destination_address, policy_address, &role.drain).await?;
     Ok(())

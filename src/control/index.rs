@@ -74,6 +74,8 @@ pub struct State {
     pub slices: HashMap<Key, HashMap<Key, Arc<Slice>>>,
     pub namespaces: HashMap<Arc<str>, Namespace>,
     pub zones: HashMap<Arc<str>, Arc<str>>,
+    /// The networks that addresses of services are taken from, by the names of the objects that say so.
+    pub service_networks: HashMap<Arc<str>, Vec<IpNet>>,
     /// The service that a slice is of.
     services_by_slice: HashMap<Key, Key>,
     /// The slices that a pod is in, known or not.
@@ -245,6 +247,22 @@ impl Index {
         self.state().zones.remove(name);
     }
 
+    /// Services get addresses from these networks from now on: rare, so everybody asks again.
+    pub fn apply_service_networks(&self, name: &str, networks: Vec<IpNet>) {
+        let mut state = self.state();
+        if state.service_networks.get(name) != Some(&networks) {
+            state.service_networks.insert(name.into(), networks);
+            self.everything_changed(&mut state);
+        }
+    }
+
+    pub fn remove_service_networks(&self, name: &str) {
+        let mut state = self.state();
+        if state.service_networks.remove(name).is_some() {
+            self.everything_changed(&mut state);
+        }
+    }
+
     fn service_changed(&self, state: &mut State, service: &Key) {
         state.wake(&Topic::Service(service.clone()));
         // Taken out, so that the views can look at the rest of the state.
@@ -277,6 +295,12 @@ impl Index {
 }
 
 impl State {
+    /// Whether only a service can have this address, though none is known that does.
+    pub fn is_missing_service(&self, ip: IpAddr) -> bool {
+        !self.services_by_ip.contains_key(&ip)
+            && self.service_networks.values().flatten().any(|network| network.contains(&ip))
+    }
+
     /// The ports of a pod or service that are opaque: its own annotation's, else its namespace's, else the default.
     pub fn opaque_ports<'s>(
         &'s self,

@@ -7,10 +7,13 @@ mod inbound;
 mod metadata;
 mod outbound;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 pub(super) use self::inbound::probe_networks;
@@ -27,6 +30,10 @@ use crate::wire::outbound::{OutboundPolicy, TrafficSpec, traffic_spec};
 /// How long proxies wait for the first bytes of a connection before they take it for opaque.
 const DETECT_TIMEOUT: prost_types::Duration = prost_types::Duration { seconds: 10, nanos: 0 };
 
+/// How long a client waits for a service that is new to us. Watches are behind by milliseconds, on a busy API server by some hundred; a proxy
+/// asks again after 3 s without an answer.
+const SERVICE_WAIT: Duration = Duration::from_secs(1);
+
 /// Both policy services. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -37,6 +44,18 @@ pub struct Policy {
 impl Policy {
     pub fn new(index: Arc<Index>, drain: Drain) -> Self {
         Self { index, drain }
+    }
+}
+
+impl Policy {
+    /// Waits, for a moment, for a service that a client knows of before we do: its first connections would be refused.
+    async fn await_service(&self, ip: IpAddr) {
+        let mut changes = self.index.subscribe(Topic::Address(ip));
+        let known = async { while self.index.state().is_missing_service(ip) && changes.changed().await.is_ok() {} };
+        tokio::select! {
+            _ = timeout(SERVICE_WAIT, known) => {}
+            () = self.drain.started() => {}
+        }
     }
 }
 
@@ -125,6 +144,9 @@ impl OutboundPolicies for Policy {
     async fn watch(&self, request: Request<TrafficSpec>) -> Result<Response<Self::WatchStream>, Status> {
         only_if_complete(&self.index)?;
         let target = target(request.into_inner(), &self.index)?;
+        if let Target::Address(address) = &target {
+            self.await_service(address.ip()).await;
+        }
         outbound_policy(&self.index, &target)?;
         let topic = match &target {
             Target::Address(address) => Topic::Address(address.ip()),

@@ -459,6 +459,41 @@ async fn a_port_that_the_service_lacks_is_forbidden() {
     assert!(matches!(filter, opaque_route::filter::Kind::Forbidden(_)));
 }
 
+fn is_forbidden(policy: &OutboundPolicy) -> bool {
+    let kind = policy.protocol.as_ref().and_then(|protocol| protocol.kind.as_ref());
+    let Some(proxy_protocol::Kind::Opaque(opaque)) = kind else { return false };
+    let filters = opaque.routes.iter().flat_map(|route| &route.rules).flat_map(|rule| &rule.filters);
+    filters.into_iter().any(|filter| matches!(filter.kind, Some(opaque_route::filter::Kind::Forbidden(_))))
+}
+
+#[tokio::test]
+async fn an_address_that_only_a_service_can_have_is_closed_until_one_has_it() {
+    let world = World::start().await;
+    world.index.apply_service_networks("kubernetes", vec!["10.96.0.0/16".parse().unwrap()]);
+    let mut stream = world.watch(to("10.96.0.10:80")).await.unwrap();
+    assert!(is_forbidden(&next(&mut stream).await), "whoever gets the address next may be meshed");
+    world.web();
+    assert!(!is_forbidden(&next(&mut stream).await));
+    world.index.remove_service(&Key::new("shop", "web"));
+    assert!(is_forbidden(&next(&mut stream).await));
+    // Others may have these.
+    assert_eq!(refused(world.outbound("10.97.0.10:80").await), Code::NotFound);
+    assert!(!is_forbidden(&world.outbound("192.0.2.1:80").await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_service_that_the_client_knew_of_first_is_waited_for() {
+    let world = World::start().await;
+    world.index.apply_service_networks("kubernetes", vec!["10.96.0.0/16".parse().unwrap()]);
+    let asked = world.watch(to("10.96.0.10:80"));
+    let appears = async {
+        tokio::task::yield_now().await;
+        world.web();
+    };
+    let (stream, ()) = tokio::join!(asked, appears);
+    assert!(!is_forbidden(&next(&mut stream.unwrap()).await), "the first word is the right one");
+}
+
 #[tokio::test]
 async fn a_pods_address_has_no_policy_and_one_outside_is_forwarded_to() {
     let world = World::with_web().await;

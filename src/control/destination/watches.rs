@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::core::PartialObjectMeta;
 use prometheus_client::collector::Collector;
@@ -22,7 +24,11 @@ use crate::control::index::facts::{self, Key, Namespace, Pod, Service, Slice};
 use crate::net::readiness::BlockReady;
 
 /// Starts all watches. The role is not ready until each has told all its objects: answers before that would miss endpoints.
-pub(super) fn start(role: &Role, index: &Arc<Index>) {
+///
+/// # Errors
+/// Where the API server cannot be asked what it has.
+pub(super) async fn start(role: &Role, index: &Arc<Index>) -> anyhow::Result<()> {
+    let tells_networks = tells_service_networks(role).await.context("cannot ask what kinds of objects there are")?;
     let mut watched = Vec::new();
     let mut kind = |kind: &'static str, blocked_for: &'static str| {
         let health = Arc::new(Health::default());
@@ -105,8 +111,35 @@ pub(super) fn start(role: &Role, index: &Arc<Index>) {
     });
     spawn(role, follow(Api::all(role.client.clone()), name, health, observe));
 
+    if tells_networks {
+        let (name, health, ready) = kind("servicecidrs", "the networks of services");
+        let observe = observer(index, ready, |index, change: Change<ServiceCIDR>| match change {
+            Change::Applied(object) => {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                index.apply_service_networks(name, facts::service_networks(&object));
+            }
+            Change::Deleted((_, name)) => index.remove_service_networks(&name),
+            Change::Listed(names) => {
+                let known: Vec<Arc<str>> = index.state().service_networks.keys().cloned().collect();
+                gone(known, &names, |known| (String::new(), known.to_string()))
+                    .for_each(|known| index.remove_service_networks(&known));
+            }
+        });
+        spawn(role, follow(Api::all(role.client.clone()), name, health, observe));
+    }
+
     let mut metrics = role.metrics.lock().unwrap_or_else(PoisonError::into_inner);
     metrics.register_collector(Box::new(Metrics { watched, index: index.clone() }));
+    Ok(())
+}
+
+/// Whether the cluster says where services get their addresses from: Kubernetes does since 1.33.
+async fn tells_service_networks(role: &Role) -> kube::Result<bool> {
+    match role.client.list_api_group_resources("networking.k8s.io/v1").await {
+        Ok(found) => Ok(found.resources.iter().any(|kind| kind.name == "servicecidrs")),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Policy resources of another mesh's installation are not read: who wrote them must not believe that they are in force.

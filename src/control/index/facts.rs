@@ -10,8 +10,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -357,6 +359,12 @@ impl Namespace {
             opaque_ports: annotation(metadata, "opaque-ports").map(|text| port_set(text, |_| None)),
         }
     }
+}
+
+/// The networks that services get addresses from.
+pub fn service_networks(cidr: &ServiceCIDR) -> Vec<IpNet> {
+    let cidrs = cidr.spec.as_ref().and_then(|spec| spec.cidrs.as_ref());
+    cidrs.into_iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 /// The zone of a node.

@@ -1,7 +1,8 @@
 //! The policy of a target, as its clients' proxies are told.
 //!
 //! In: the cluster's state and a target. Out: the `OutboundPolicy` message: which protocols to look for, and where each leads. For an address
-//! of the cluster that is no service's there is none, so that the profile's endpoint is used.
+//! of the cluster that is no service's there is none, so that the profile's endpoint is used; but where only a service can have the address,
+//! connections are closed until one has.
 
 use std::net::SocketAddr;
 
@@ -34,6 +35,8 @@ pub(super) fn policy(state: &State, settings: &Settings, target: &Target) -> Res
         Target::Address(address) => match state.services_by_ip.get(&address.ip()).and_then(|services| services.first())
         {
             Some(service) => Ok(of_service(state, settings, service, address.port(), *address)),
+            // Nobody else can have the address. Whoever gets it next may be meshed, and plaintext would be sent there.
+            None if state.is_missing_service(address.ip()) => Ok(forbidden(*address, "unknown-service")),
             None if settings.cluster_networks.iter().any(|network| network.contains(&address.ip())) => {
                 Err(Status::not_found(format!("{address} is no service's address")))
             }
@@ -55,7 +58,7 @@ fn of_service(
     number: u16,
     address: SocketAddr,
 ) -> OutboundPolicy {
-    let Some(port) = service.port(number) else { return forbidden(address) };
+    let Some(port) = service.port(number) else { return forbidden(address, "undefined-port") };
     let resource = || meta::Metadata {
         kind: Some(meta::metadata::Kind::Resource(meta::Resource {
             group: "core".into(),
@@ -103,16 +106,16 @@ fn detect(metadata: meta::Metadata, backend: &Backend) -> OutboundPolicy {
     OutboundPolicy { metadata: Some(metadata), protocol: Some(ProxyProtocol { kind }) }
 }
 
-/// A service has the address, but nothing at the port: connections are closed, and not left to time out.
-fn forbidden(address: SocketAddr) -> OutboundPolicy {
-    let mut opaque = opaque(&forward(address, "undefined-port"));
+/// Nothing is there, for the reason named: connections are closed, and not left to time out.
+fn forbidden(address: SocketAddr, why: &str) -> OutboundPolicy {
+    let mut opaque = opaque(&forward(address, why));
     for rule in opaque.routes.iter_mut().flat_map(|route| &mut route.rules) {
         rule.filters.push(opaque_route::Filter {
             kind: Some(opaque_route::filter::Kind::Forbidden(crate::wire::opaque_route::Forbidden {})),
         });
     }
     let kind = Some(proxy_protocol::Kind::Opaque(opaque));
-    OutboundPolicy { metadata: Some(metadata::default("undefined-port")), protocol: Some(ProxyProtocol { kind }) }
+    OutboundPolicy { metadata: Some(metadata::default(why)), protocol: Some(ProxyProtocol { kind }) }
 }
 
 fn forward(address: SocketAddr, name: &str) -> Backend {
