@@ -7,7 +7,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match hawser::cli::parse(hawser::cli::arguments(std::env::args_os())) {
+    let argv = hawser::cli::arguments(std::env::args_os(), |name| std::env::var_os(name).is_some());
+    match hawser::cli::parse(argv) {
         Ok(cli) => hawser::cli::main(cli),
         Err(code) => code,
     }

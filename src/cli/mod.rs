@@ -114,18 +114,26 @@ const COULD_NOT: u8 = 2;
 /// What `--verbose` logs: our own steps and every request to the API server.
 const VERBOSE: &str = "warn,hawser=debug,kube_client=debug";
 
-/// Turns argv into what clap parses: the image answers to the entry points of a stock proxy by the name it is called with.
-pub fn arguments(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+/// Turns argv into what clap parses: in a pod that a stock injector made, the image is what the pod takes it for.
+///
+/// It answers to the entry points of the stock images by the name it is called with. Called by its own name, it is the proxy where nothing was asked and the
+/// environment is a proxy's (stock proxies have no arguments), and init where the arguments are those that only init has.
+pub fn arguments(argv: impl IntoIterator<Item = OsString>, set: impl Fn(&str) -> bool) -> Vec<OsString> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
     let called = argv
         .first()
         .and_then(|first| std::path::Path::new(first).file_name())
         .and_then(|name| name.to_str())
         .unwrap_or_default();
+    let given: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy()).collect();
+    let is_init = given.first().is_some_and(|first| first.starts_with("--"))
+        && given.iter().any(|arg| arg.split('=').next() == Some("--incoming-proxy-port"));
     let role: &[&str] = match called {
         "linkerd2-proxy-identity" | "linkerd2-proxy" => &["run", "proxy"],
         "linkerd2-proxy-init" => &["run", "init"],
         "linkerd-await" => &["run", "await"],
+        _ if given.is_empty() && set("LINKERD2_PROXY_IDENTITY_LOCAL_NAME") => &["run", "proxy"],
+        _ if is_init => &["run", "init"],
         _ => &[],
     };
     argv.splice(1.min(argv.len())..1.min(argv.len()), role.iter().map(OsString::from));
@@ -198,5 +206,33 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Uninject(args) => uninject::run(&args, &mut out),
         Command::Uninstall(args) => uninstall::run(&global, &args, &mut out),
         Command::Version(args) => version::run(&global, &args, &mut out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role_of(argv: &[&str], environment: &[&str]) -> String {
+        let argv = arguments(argv.iter().map(OsString::from), |name| environment.contains(&name));
+        argv.iter().skip(1).take(2).map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn is_what_a_stock_pod_takes_it_for() {
+        let environment = ["LINKERD2_PROXY_IDENTITY_LOCAL_NAME"];
+        assert_eq!(role_of(&["/usr/lib/linkerd/linkerd2-proxy-identity"], &environment), "run proxy");
+        assert_eq!(role_of(&["/hawser"], &environment), "run proxy");
+        assert_eq!(role_of(&["/usr/lib/linkerd/linkerd2-proxy-init", "--simulate"], &[]), "run init");
+        assert_eq!(role_of(&["/hawser", "--ipv6=false", "--incoming-proxy-port", "4143"], &[]), "run init");
+        assert_eq!(role_of(&["/hawser", "--incoming-proxy-port=4143"], &[]), "run init");
+    }
+
+    #[test]
+    fn is_the_command_line_for_everybody_else() {
+        assert_eq!(role_of(&["hawser"], &[]), "");
+        assert_eq!(role_of(&["hawser", "check", "--wait"], &["LINKERD2_PROXY_IDENTITY_LOCAL_NAME"]), "check --wait");
+        assert_eq!(role_of(&["hawser", "--help"], &[]), "--help");
+        assert_eq!(role_of(&["hawser", "install", "--set", "x=--incoming-proxy-port"], &[]), "install --set");
     }
 }
