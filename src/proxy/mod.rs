@@ -73,12 +73,7 @@ const WAIT_NOTICE: Duration = Duration::from_secs(15);
 /// # Errors
 /// Where it cannot start.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    // The allocator asks for huge pages, and would hold 8 MiB of them where a proxy at rest needs two. There is one beside every app.
-    let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let filter = telemetry::start(&settings.log_filter(), settings.process.log_format)?;
-    if let Err(error) = small_pages {
-        tracing::debug!(%error, "cannot do without huge pages");
-    }
     // One thread needs no work stealing and no locks between cores, and is what injectors ask for.
     let runtime = match settings.process.cores {
         0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),

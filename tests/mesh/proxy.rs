@@ -142,6 +142,8 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     let mut proxy = Proxy(pod.enter(|| command(&bundle, &token).spawn().unwrap()));
 
     ready(&pod);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.0.id())).unwrap();
+    assert!(status.contains("THP_enabled:\t0\n"), "the allocator may take huge pages:\n{status}");
     let answer = ask(&other, APP, "GET /cart HTTP/1.1\r\nl5d-client-id: admin").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /cart HTTP/1.1"), "{answer}");
     assert!(!answer.contains("l5d-client-id"), "the request went past the proxy: {answer}");
