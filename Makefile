@@ -50,6 +50,10 @@ test-cluster: ## the proofs: an installed mesh on a real Kubernetes (TEST=name r
 	@$(stage) "compile the tests" cargo test --locked --test hawser --no-run
 	@$(stage) "cluster tests" env HAWSER=$(abspath $(binary)) tests/cluster/run $(TEST)
 
+.PHONY: bench-mesh
+bench-mesh: build ## what a pair of proxies costs per request, beside nothing between the same apps (needs root; ARGS="--help" lists options)
+	HAWSER=$(abspath $(binary)) cargo bench --locked --bench mesh -- $(ARGS)
+
 .PHONY: ci
 ci: ## what continuous integration runs
 	@.ci/run

@@ -4,35 +4,17 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use hawser::cluster::token_review::{Account, Refused, Reviewer};
-use hawser::control::identity::authority::Signing;
-use hawser::control::identity::certify::{Certify, Metrics, Settings};
-use hawser::control::identity::serve;
 use hawser::mesh::connection::{Connections, PlaintextReason, Security};
-use hawser::net::drain::Drain;
-use hawser::pki::{Anchor, Bundle, Validity};
-use prometheus_client::registry::Registry;
-use tokio::sync::watch;
 
+use crate::support::identity::Authority;
 use crate::support::namespace::Namespace;
 use crate::support::{binary, eventually};
 
 const POD: &str = "10.77.0.1";
 const APP: &str = "10.77.0.1:8000";
-const TRUST_DOMAIN: &str = "cluster.local";
 const SOON: Duration = Duration::from_secs(20);
-
-struct AnyToken;
-
-impl Reviewer for AnyToken {
-    fn review(&self, _token: String) -> BoxFuture<'_, Result<Account, Refused>> {
-        Box::pin(async { Ok(Account { namespace: "shop".into(), service_account: "web".into() }) })
-    }
-}
 
 /// The proxy of a pod, ended with the test.
 struct Proxy(Child);
@@ -54,34 +36,6 @@ fn ask(from: &Namespace, address: &str, request: &str) -> std::io::Result<String
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     })
-}
-
-/// An identity service in the pod's network, and the bundle it signs under. It runs until the test ends.
-fn identity(pod: &Namespace) -> String {
-    let now = SystemTime::now();
-    let anchor = Anchor::create(TRUST_DOMAIN, now).unwrap();
-    let issuer = anchor.create_issuer(TRUST_DOMAIN, now).unwrap();
-    let pem = anchor.certificate().to_pem();
-    let bundle = Bundle::parse_pem(&pem).unwrap();
-    let settings = Settings {
-        control_namespace: "hawser".into(),
-        trust_domain: TRUST_DOMAIN.into(),
-        validity: Validity { lifetime: Duration::from_secs(3600), skew: Duration::from_secs(20) },
-    };
-    // A thread that enters a namespace stays there, and so does what it spawns.
-    pod.enter(|| {
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let signing = watch::Sender::new(Some(Arc::new(Signing { issuer, bundle })));
-                let metrics = Metrics::register(&mut Registry::default());
-                let certify = Certify::new(settings, signing.subscribe(), Arc::new(AnyToken), metrics);
-                serve("127.0.0.1:8080".parse().unwrap(), certify, &Drain::new()).await.unwrap();
-                std::future::pending::<()>().await
-            });
-        });
-    });
-    pem
 }
 
 /// An app that answers any request with the head it was sent.
@@ -136,10 +90,11 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
-    std::fs::write(&token, "a token").unwrap();
-    let bundle = identity(&pod);
+    std::fs::write(&token, "shop/web").unwrap();
+    let authority = Authority::new();
+    authority.serve_in(&pod);
     app(&pod);
-    let mut proxy = Proxy(pod.enter(|| command(&bundle, &token).spawn().unwrap()));
+    let mut proxy = Proxy(pod.enter(|| command(authority.bundle(), &token).spawn().unwrap()));
 
     ready(&pod);
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.0.id())).unwrap();
@@ -193,10 +148,11 @@ fn of_both_families(settings: &[&str]) -> (Namespace, Namespace, Proxy, tempfile
     pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
-    std::fs::write(&token, "a token").unwrap();
-    let bundle = identity(&pod);
+    std::fs::write(&token, "shop/web").unwrap();
+    let authority = Authority::new();
+    authority.serve_in(&pod);
     app_on(&other, "[::]:8000");
-    let mut command = command(&bundle, &token);
+    let mut command = command(authority.bundle(), &token);
     for (name, value) in [
         ("ADMIN_LISTEN_ADDR", "[::]:4191"),
         ("DESTINATION_PROFILE_NETWORKS", "192.0.2.0/24"),

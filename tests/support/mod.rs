@@ -2,6 +2,8 @@
 
 pub(crate) mod api;
 pub(crate) mod cluster;
+pub(crate) mod control;
+pub(crate) mod identity;
 pub(crate) mod namespace;
 
 use std::ffi::OsString;

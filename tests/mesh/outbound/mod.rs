@@ -13,9 +13,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use self::world::{
-    AUTHORITY, App, CLIENT, Control, FAILFAST, Peer, Pki, Pod, SERVICE, Seen, THIEF, WEB, detect, labels, opaque,
-};
+use self::world::{AUTHORITY, App, CLIENT, FAILFAST, Peer, Pki, Pod, SERVICE, Seen, THIEF, WEB, labels};
+use crate::support::control::{Control, detect, opaque};
 use crate::support::eventually;
 
 const SOON: Duration = Duration::from_secs(20);
