@@ -105,6 +105,8 @@ struct Direction {
     pending: Bytes,
     needs_flush: bool,
     ended: bool,
+    /// What the reader broke with, after the bytes that are pending.
+    broken: Option<io::Error>,
     done: bool,
 }
 
@@ -130,6 +132,9 @@ where
             way.pending.advance(written);
             way.needs_flush = true;
         }
+        if let Some(error) = way.broken.take() {
+            return Poll::Ready(Err(Broken::Read(error)));
+        }
         if way.ended {
             ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Broken::Write)?;
             way.done = true;
@@ -148,7 +153,7 @@ where
     }
 }
 
-/// Reads once and writes at once what can be.
+/// Reads what there is and writes at once what can be. TLS gives a record per read, and a write for each would be one too many.
 fn poll_step<R, W>(
     cx: &mut Context<'_>,
     reader: &mut R,
@@ -161,13 +166,20 @@ where
 {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
-        match Pin::new(reader).poll_read(cx, &mut buffer) {
-            Poll::Pending => return Ok(Poll::Pending),
-            Poll::Ready(read) => read.map_err(Broken::Read)?,
+        while buffer.remaining() > 0 {
+            let before = buffer.filled().len();
+            match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
+                Poll::Pending if before == 0 => return Ok(Poll::Pending),
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if buffer.filled().len() == before => way.ended = true,
+                Poll::Ready(Ok(())) => continue,
+                // An error is told once: a socket that was reset looks ended to the next read.
+                Poll::Ready(Err(error)) => way.broken = Some(error),
+            }
+            break;
         }
         let read = buffer.filled();
         if read.is_empty() {
-            way.ended = true;
             return Ok(Poll::Ready(()));
         }
         let written = match Pin::new(writer).poll_write(cx, read) {
