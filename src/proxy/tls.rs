@@ -6,6 +6,8 @@
 //!
 //! Start at [`Tls::accept`] and [`Tls::connect`]. Whether a connection is mesh TLS at all is found out in [`super::detect`].
 
+mod chains;
+
 use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,18 +17,20 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, CommonState, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     SupportedCipherSuite,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use self::chains::Chains;
 use super::credentials::Credentials;
 use crate::mesh::Identity;
 use crate::mesh::connection::{self, Security};
@@ -102,6 +106,8 @@ struct Configs {
     credentials: Option<Arc<Credentials>>,
     client: Arc<ClientConfig>,
     client_with_header: Arc<ClientConfig>,
+    /// What servers have shown.
+    server_chains: Arc<Chains>,
     /// None until there are credentials.
     servers: Option<Servers>,
 }
@@ -110,6 +116,8 @@ struct Servers {
     identity: Identity,
     plain: Arc<ServerConfig>,
     with_header: Arc<ServerConfig>,
+    /// What clients have shown.
+    client_chains: Arc<Chains>,
 }
 
 /// What the server's end offers a client.
@@ -207,9 +215,9 @@ impl Tls {
             .map_err(|_| Error::HandshakeTimeout)?
             .map_err(Error::Handshake)?;
         let state = stream.get_ref().1;
-        let client = peer(state)?;
+        let client = peer(state, &servers.client_chains)?;
         let client_identity = client.as_ref().and_then(|client| client.identity().cloned());
-        let tls = settled(state, client_identity, servers.identity.clone(), client.as_ref())?;
+        let tls = settled(state, client_identity, servers.identity.clone(), client.as_deref())?;
         let security = if tls.client_identity.is_some() { Security::Mutual(tls) } else { Security::ServerOnly(tls) };
         let transport_header = state.alpn_protocol() == Some(TRANSPORT_HEADER_ALPN);
         Ok(Accepted { stream, security, transport_header })
@@ -236,7 +244,7 @@ impl Tls {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| Error::ServerName(server_name.into()))?;
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(Error::Handshake)?;
         let state = stream.get_ref().1;
-        let certificate = peer(state)?.ok_or(Error::Unfinished("server certificate"))?;
+        let certificate = peer(state, &configs.server_chains)?.ok_or(Error::Unfinished("server certificate"))?;
         if !certificate.identities().contains(server) {
             return Err(Error::WrongServer { expected: server.clone(), found: certificate.identities().to_vec() });
         }
@@ -274,32 +282,35 @@ impl std::fmt::Debug for Tls {
 impl Configs {
     fn build(bundle: Arc<Bundle>, credentials: Option<Arc<Credentials>>) -> Result<Self, rustls::Error> {
         let own = credentials.as_ref().map(|credentials| Arc::new(Own(credentials.certified_key.clone())));
-        let client = client_config(&bundle, own.clone())?;
+        let server_chains = Arc::<Chains>::default();
+        let client = client_config(&bundle, own.clone(), server_chains.clone())?;
         let mut client_with_header = client.clone();
         client_with_header.alpn_protocols = vec![TRANSPORT_HEADER_ALPN.to_vec()];
         let servers = match (&credentials, own) {
             (Some(credentials), Some(own)) => {
-                let plain = server_config(&bundle, own)?;
+                let client_chains = Arc::<Chains>::default();
+                let plain = server_config(&bundle, own, client_chains.clone())?;
                 let mut with_header = plain.clone();
                 with_header.alpn_protocols = vec![TRANSPORT_HEADER_ALPN.to_vec()];
                 Some(Servers {
                     identity: credentials.identity.clone(),
                     plain: Arc::new(plain),
                     with_header: Arc::new(with_header),
+                    client_chains,
                 })
             }
             _ => None,
         };
         let (client, client_with_header) = (Arc::new(client), Arc::new(client_with_header));
-        Ok(Self { bundle, credentials, client, client_with_header, servers })
+        Ok(Self { bundle, credentials, client, client_with_header, server_chains, servers })
     }
 }
 
-fn client_config(bundle: &Bundle, own: Option<Arc<Own>>) -> Result<ClientConfig, rustls::Error> {
+fn client_config(bundle: &Bundle, own: Option<Arc<Own>>, chains: Arc<Chains>) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ChainVerifier { roots: bundle.root_store() }));
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier { roots: bundle.root_store(), chains }));
     let mut config = match own {
         Some(own) => builder.with_client_cert_resolver(own),
         None => builder.with_no_client_auth(),
@@ -309,14 +320,14 @@ fn client_config(bundle: &Bundle, own: Option<Arc<Own>>) -> Result<ClientConfig,
     Ok(config)
 }
 
-fn server_config(bundle: &Bundle, own: Arc<Own>) -> Result<ServerConfig, rustls::Error> {
+fn server_config(bundle: &Bundle, own: Arc<Own>, chains: Arc<Chains>) -> Result<ServerConfig, rustls::Error> {
     let clients = WebPkiClientVerifier::builder_with_provider(bundle.root_store(), PROVIDER.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(Arc::new(ClientVerifier { clients, chains }))
         .with_cert_resolver(own);
     // No client of the mesh resumes, so tickets would be bytes and signatures for nobody.
     config.send_tls13_tickets = 0;
@@ -346,11 +357,12 @@ impl ResolvesServerCert for Own {
 
 /// Believes what the bundle vouches for, whatever its name: whose it is [`Tls::connect`] compares.
 #[derive(Debug)]
-struct ChainVerifier {
+struct ServerVerifier {
     roots: Arc<RootCertStore>,
+    chains: Arc<Chains>,
 }
 
-impl ServerCertVerifier for ChainVerifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -359,9 +371,11 @@ impl ServerCertVerifier for ChainVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let leaf = ParsedCertificate::try_from(leaf)?;
-        let algorithms: &[&dyn SignatureVerificationAlgorithm] = SIGNATURES.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)?;
+        self.chains.verify(leaf, intermediates, now, || {
+            let leaf = ParsedCertificate::try_from(leaf)?;
+            let algorithms: &[&dyn SignatureVerificationAlgorithm] = SIGNATURES.all;
+            verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -388,9 +402,59 @@ impl ServerCertVerifier for ChainVerifier {
     }
 }
 
-fn peer(state: &CommonState) -> Result<Option<Certificate>, Error> {
+/// Believes of clients what rustls does, once for each chain.
+#[derive(Debug)]
+struct ClientVerifier {
+    clients: Arc<dyn ClientCertVerifier>,
+    chains: Arc<Chains>,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.clients.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.clients.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verify = || self.clients.verify_client_cert(leaf, intermediates, now).map(drop);
+        self.chains.verify(leaf, intermediates, now, verify)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.clients.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.clients.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.clients.supported_verify_schemes()
+    }
+}
+
+fn peer(state: &CommonState, chains: &Chains) -> Result<Option<Arc<Certificate>>, Error> {
     let Some(leaf) = state.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
-    Certificate::from_der(leaf.clone().into_owned()).map(Some).map_err(Error::PeerCertificate)
+    chains.leaf(leaf).map(Some).map_err(Error::PeerCertificate)
 }
 
 fn settled(
