@@ -383,7 +383,10 @@ impl Inbound {
         if let Some(every) = self.options.keepalive {
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(every).with_interval(every))?;
         }
-        socket.set_tcp_user_timeout(self.options.user_timeout)
+        if self.options.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.options.user_timeout)?;
+        }
+        Ok(())
     }
 
     fn report(&self, client: SocketAddr, error: &Error) {

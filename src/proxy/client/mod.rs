@@ -1,4 +1,4 @@
-//! Connects to endpoints: TCP, then mesh TLS where discovery named an identity, then the transport header.
+//! Connects to endpoints: TCP, then mesh TLS where discovery named an identity; the transport header goes out with what follows.
 //!
 //! In: an endpoint and what will be spoken with it. Out: a [`Connection`], listed in the connection table with what its
 //! handshake measured, or with the reason why it is plaintext. An endpoint with an identity is reached with TLS or not at all.
@@ -12,8 +12,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 pub use stream::Stream;
@@ -96,12 +96,6 @@ pub struct Records {
 pub enum Error {
     #[error("cannot connect to {address}")]
     Connect {
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot send the transport header to {address}")]
-    Header {
         address: SocketAddr,
         #[source]
         source: io::Error,
@@ -205,7 +199,7 @@ impl Connector {
         tokio::time::timeout(timeout, work).await.map_err(late)?
     }
 
-    /// Connects and proves; with a `protocol`, tells the peer's proxy where to take it.
+    /// Connects and proves; with a `protocol`, has the peer's proxy told where to take it.
     async fn secure(&self, endpoint: &Endpoint, protocol: Option<Protocol>) -> Result<Secured, Error> {
         if let Some(reason) = self.plaintext_reason(endpoint) {
             let stream = self.dial(endpoint.address).await?;
@@ -235,13 +229,15 @@ impl Connector {
             .connect(stream, identity, server_name, header.is_some())
             .await
             .map_err(|source| Error::Tls { address, identity: identity.clone(), source })?;
-        let mut stream = connected.stream;
-        if let (Some((_, port, name)), Some(protocol), true) = (header, protocol, connected.transport_header) {
-            let header = Header { port, name: name.map(Into::into), protocol: said(endpoint, protocol) };
-            stream.write_all(&header.encode()).await.map_err(|source| Error::Header { address, source })?;
-        }
+        let preface = match (header, protocol, connected.transport_header) {
+            (Some((_, port, name)), Some(protocol), true) => {
+                Header { port, name: name.map(Into::into), protocol: said(endpoint, protocol) }.encode().into()
+            }
+            _ => Bytes::new(),
+        };
         let security = Security::Mutual(connected.tls);
-        Ok(Secured { stream: Stream::Tls(Box::new(stream)), client, server, security })
+        let stream = Stream::Tls(Box::new(stream::Tls::new(connected.stream, preface)));
+        Ok(Secured { stream, client, server, security })
     }
 
     async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Error> {
@@ -280,8 +276,7 @@ fn said(endpoint: &Endpoint, protocol: Protocol) -> Protocol {
 }
 
 fn addresses(stream: &TcpStream, address: SocketAddr) -> Result<(SocketAddr, SocketAddr), Error> {
-    let failed = |source| Error::Connect { address, source };
-    Ok((stream.local_addr().map_err(failed)?, stream.peer_addr().map_err(failed)?))
+    Ok((stream.local_addr().map_err(|source| Error::Connect { address, source })?, address))
 }
 
 impl Records {
