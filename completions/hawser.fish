@@ -339,6 +339,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l trust-bundle-file -d 'Where the bundle appears, when it is not given as PEM; waited for' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-local-name -d 'This proxy\'s identity' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-token-file -d 'Where the service account\'s token is; read for each certificate, for Kubernetes renews it' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-dir -d 'A folder of this proxy\'s own, where it keeps the last trust bundle it was told' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-svc-addr -d 'Where certificates are signed' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-svc-name -d 'The identity the identity service must prove; not needed at a loopback address' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-min-refresh -d 'The shortest time between two certificates' -r

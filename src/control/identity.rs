@@ -2,19 +2,21 @@
 //!
 //! ```text
 //!   authority.rs  keeps anchor, issuer and bundle in the cluster, and renews the issuer
-//!        │ watch: what to sign with
-//!        v
-//!   certify.rs    answers proxies over gRPC: checks in order, one refusal each, then signs
+//!        │ watch: what to sign with               │ watch: what to believe
+//!        v                                        v
+//!   certify.rs    answers proxies over gRPC:     trust.rs    tells proxies the bundle, live
+//!                 checks in order, then signs
 //! ```
 //!
 //! Its ServiceAccount needs, for the cluster: `create` `tokenreviews.authentication.k8s.io`; in the namespace of the control plane:
-//! `get`, `update` Secrets `hawser-trust-anchor` and `hawser-identity-issuer`; `get`, `list`, `watch`, `update` ConfigMap
+//! `get`, `list`, `watch`, `update` Secrets `hawser-trust-anchor` and `hawser-identity-issuer`; `get`, `list`, `watch`, `update` ConfigMap
 //! `hawser-trust-bundle`; `create`, `patch` `events.events.k8s.io`. It may create no Secret, and see no other.
 //!
 //! Start at [`run`].
 
 pub mod authority;
 pub mod certify;
+pub mod trust;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +28,10 @@ use crate::manifest::names::TOKEN_AUDIENCE;
 use crate::net::drain::Drain;
 use crate::pki::Validity;
 use crate::wire::identity::identity_server::IdentityServer;
+use crate::wire::trust::WATCH;
 use authority::{Authority, Status};
 use certify::{Certify, Metrics};
+use trust::Trust;
 
 /// A token is one or two KiB and a CSR less: larger requests are none.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -63,11 +67,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     super::start(common, async |role: Role| {
         let block = role.readiness.block("the issuer");
         trust_bundle::keep_copy(&role);
-        let (metrics, status) = {
+        let (authority, metrics, trust) = {
             let mut registry = role.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            (Metrics::register(&mut registry), Status::register(&mut registry))
+            let authority = Authority::new(role.client.clone(), &role.common, Status::register(&mut registry));
+            let trust = Trust::new(authority.bundle(), &mut registry, role.drain.clone());
+            (authority, Metrics::register(&mut registry), trust)
         };
-        let authority = Authority::new(role.client.clone(), &role.common, status.clone());
         let certify = Certify::new(
             certify::Settings {
                 control_namespace: role.common.control_namespace.clone(),
@@ -83,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             metrics,
         );
         // From here on proxies hear "not ready yet" at once, rather than nothing.
-        let address = serve(address, certify, &role.drain).await?;
+        let address = serve(address, certify, trust, &role.drain).await?;
         tracing::info!(%address, "serving the identity API");
         role.drain.spawn(authority.keep(block, role.drain.clone()));
         Ok(())
@@ -94,8 +99,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Where the address is taken.
-pub async fn serve(address: SocketAddr, certify: Certify, drain: &Drain) -> anyhow::Result<SocketAddr> {
-    let service = IdentityServer::new(certify).max_decoding_message_size(REQUEST_BYTES_MAX);
+pub async fn serve(address: SocketAddr, certify: Certify, trust: Trust, drain: &Drain) -> anyhow::Result<SocketAddr> {
+    let identity = IdentityServer::new(certify).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (mut identity, trust) = (identity.clone(), trust.clone());
+        async move {
+            if request.uri().path() == WATCH {
+                trust.answer(request).await
+            } else {
+                tower::Service::call(&mut identity, request).await
+            }
+        }
+    });
     grpc::listen(address, service, drain).await
 }
 

@@ -29,6 +29,7 @@ pub mod subscription;
 pub mod tcp;
 pub mod tls;
 pub mod transport_header;
+pub mod trust;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -112,7 +113,7 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
     let serving = async {
         let bundle = bundle(&settings.identity).await?;
         tracing::info!(bundle = bundle.sha256_hex(), "believing what the bundle vouches for");
-        let (_bundle_sender, bundle) = watch::channel(Arc::new(bundle));
+        let (bundle_sender, bundle) = watch::channel(Arc::new(bundle));
         let (credentials_sender, mut credentials) = watch::channel(None);
         let tls = Tls::new(bundle.clone(), credentials.clone());
         let identity_metrics = credentials::Metrics::register(&mut metrics.registry());
@@ -124,6 +125,12 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
             identity_metrics,
             tasks.clone(),
         ));
+        let following = trust::follow(trust_settings(&settings), tls.clone(), bundle_sender, tasks.clone());
+        tasks.spawn(async move {
+            if let Err(error) = following.await {
+                tracing::warn!(%error, "cannot be told the bundle live");
+            }
+        });
         let control = &settings.control;
         let channel = |address: &ControlAddr, name: &Option<Optional<Identity>>| {
             Channel::new(address.clone(), given(name).cloned(), &tls, tasks.clone())
@@ -187,6 +194,10 @@ fn cannot_listen(which: &str, address: SocketAddr, error: std::io::Error) -> any
 
 /// The bundle: from the settings, or from a file that another container of the pod writes.
 async fn bundle(settings: &IdentitySettings) -> anyhow::Result<Bundle> {
+    // What a pod was created with may have been replaced since; what its proxy was told before a restart has not been.
+    if let Some(kept) = kept_in(settings).and_then(trust::kept) {
+        return Ok(kept);
+    }
     let pem = settings.identity_trust_anchors.as_deref().filter(|pem| !pem.trim().is_empty());
     match (pem, &settings.trust_bundle_file) {
         (Some(pem), _) => Bundle::parse_pem(pem).context("cannot use LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS"),
@@ -214,6 +225,21 @@ async fn bundle_file(file: &Path) -> Bundle {
         }
         tokio::time::sleep(BUNDLE_POLL).await;
     }
+}
+
+fn trust_settings(settings: &Settings) -> trust::Settings {
+    let identity = &settings.identity;
+    trust::Settings {
+        service: identity.identity_svc_addr.clone(),
+        server: given(&identity.identity_svc_name).cloned(),
+        folder: kept_in(identity).map(Path::to_owned),
+        limits: limits(&settings.control),
+    }
+}
+
+/// Where the bundle is kept; nowhere where another container of the pod keeps it for us.
+fn kept_in(settings: &IdentitySettings) -> Option<&Path> {
+    settings.identity_dir.as_deref().filter(|_| settings.trust_bundle_file.is_none())
 }
 
 fn policy_settings(settings: &Settings) -> policy::Settings {

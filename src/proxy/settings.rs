@@ -108,6 +108,9 @@ pub struct IdentitySettings {
     /// Where the service account's token is; read for each certificate, for Kubernetes renews it
     #[arg(long, env = "LINKERD2_PROXY_IDENTITY_TOKEN_FILE", value_name = "FILE")]
     pub identity_token_file: PathBuf,
+    /// A folder of this proxy's own, where it keeps the last trust bundle it was told
+    #[arg(long, env = "LINKERD2_PROXY_IDENTITY_DIR", value_name = "FOLDER")]
+    pub identity_dir: Option<PathBuf>,
     /// Where certificates are signed
     #[arg(long, env = "LINKERD2_PROXY_IDENTITY_SVC_ADDR", value_name = "HOST:PORT")]
     pub identity_svc_addr: ControlAddr,

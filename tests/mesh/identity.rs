@@ -9,6 +9,7 @@ use hawser::cluster::token_review::{Account, Refused, Reviewer};
 use hawser::control::identity::authority::Signing;
 use hawser::control::identity::certify::{Certify, Metrics, Settings};
 use hawser::control::identity::serve;
+use hawser::control::identity::trust::Trust;
 use hawser::net::drain::Drain;
 use hawser::pki::{Anchor, Bundle, Certificate, LeafKey, Validity};
 use hawser::wire::identity::identity_client::IdentityClient;
@@ -43,6 +44,9 @@ impl Reviewer for Tokens {
 
 struct Identity {
     client: IdentityClient<Channel>,
+    channel: Channel,
+    /// What proxies are to believe.
+    told: watch::Sender<Option<Arc<Bundle>>>,
     signing: watch::Sender<Option<Arc<Signing>>>,
     registry: Registry,
 }
@@ -62,10 +66,12 @@ impl Identity {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let certify = Certify::new(settings, signing.subscribe(), Arc::new(Tokens), metrics);
+        let told = watch::Sender::new(Some(Arc::new(signing.borrow().as_ref().unwrap().bundle.clone())));
+        let trust = Trust::new(told.subscribe(), &mut registry, Drain::new());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let address = serve(any, certify, &Drain::new()).await.unwrap();
+        let address = serve(any, certify, trust, &Drain::new()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { client: IdentityClient::new(channel), signing, registry }
+        Self { client: IdentityClient::new(channel.clone()), channel, signing, told, registry }
     }
 
     async fn certify(&self, request: CertifyRequest) -> Result<CertifyResponse, Status> {
@@ -194,4 +200,28 @@ async fn refuses_a_request_that_is_too_large() {
     let refused = identity.refuses(CertifyRequest { token: vec![b'a'; 65 << 10], ..request() }).await;
     assert_eq!(refused.0, Code::OutOfRange, "{}", refused.1);
     assert!(identity.certify(request()).await.is_ok(), "and goes on with others");
+}
+
+async fn told(stream: &mut tonic::Streaming<hawser::wire::trust::Bundle>) -> Bundle {
+    let next = tokio::time::timeout(Duration::from_secs(60), stream.message()).await.expect("a message in time");
+    Bundle::parse_pem(&next.unwrap().expect("the stream goes on").pem).unwrap()
+}
+
+#[tokio::test]
+async fn tells_the_bundle_at_once_and_each_change_of_it() {
+    let identity = Identity::start(SystemTime::now()).await;
+    let first = identity.told.borrow().clone().unwrap();
+    let asked = hawser::wire::trust::WatchRequest { bundle_sha256: first.sha256_hex() };
+    let mut stream = hawser::wire::trust::watch(identity.channel.clone(), asked.clone()).await.unwrap().into_inner();
+    assert_eq!(told(&mut stream).await, *first);
+    let second = Anchor::create(TRUST_DOMAIN, SystemTime::now()).unwrap();
+    let both = Bundle::parse_pem(&(first.to_pem() + &second.certificate().to_pem())).unwrap();
+    identity.told.send_replace(Some(Arc::new(both.clone())));
+    assert_eq!(told(&mut stream).await, both);
+    assert!(identity.metrics().contains("hawser_identity_trust_subscribers 1"));
+    // A replica that starts knows none yet: its subscribers wait, and are not told that there is none.
+    identity.told.send_replace(None);
+    let mut late = hawser::wire::trust::watch(identity.channel.clone(), asked).await.unwrap().into_inner();
+    identity.told.send_replace(Some(Arc::new(both.clone())));
+    assert_eq!(told(&mut late).await, both);
 }

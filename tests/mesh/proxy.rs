@@ -125,6 +125,38 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     assert_eq!((status.code(), status.signal()), (Some(0), None));
 }
 
+/// How many anchors the proxy believes.
+fn anchors(pod: &Namespace) -> Result<usize, String> {
+    let trust = ask(pod, "127.0.0.1:4191", "GET /trust HTTP/1.1").map_err(|error| error.to_string())?;
+    Ok(trust.matches("\"fingerprint\"").count())
+}
+
+#[test]
+fn a_proxy_learns_a_new_anchor_while_it_runs_and_knows_it_after_a_restart_of_its_container() {
+    let (pod, folder) = (Namespace::new(), tempfile::tempdir().unwrap());
+    let token = folder.path().join("token");
+    std::fs::write(&token, "shop/web").unwrap();
+    let authority = Authority::new();
+    authority.serve_in(&pod);
+    let start = || {
+        let mut command = command(authority.bundle(), &token);
+        command.env("LINKERD2_PROXY_IDENTITY_DIR", folder.path());
+        Proxy(pod.enter(|| command.spawn().unwrap()))
+    };
+    let proxy = start();
+    ready(&pod);
+    assert_eq!(anchors(&pod), Ok(1));
+    authority.tell(Some(&format!("{}{}", authority.bundle(), Authority::new().bundle())));
+    let both = |seen: Result<usize, String>| if seen == Ok(2) { Ok(()) } else { Err(seen) };
+    eventually("the proxy believes both", SOON, || both(anchors(&pod)));
+    // Nobody tells it now, and its environment is what the pod was created with.
+    drop(proxy);
+    authority.tell(None);
+    let _restarted = start();
+    ready(&pod);
+    assert_eq!(anchors(&pod), Ok(2));
+}
+
 fn ready(pod: &Namespace) {
     eventually("the proxy is ready", SOON, || {
         let answer = ask(pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use hawser::cluster::token_review::{Account, Refused, Reviewer};
 use hawser::control::identity::authority::Signing;
 use hawser::control::identity::certify::{Certify, Metrics, Settings};
 use hawser::control::identity::serve;
+use hawser::control::identity::trust::Trust;
 use hawser::mesh::Identity;
 use hawser::net::drain::Drain;
 use hawser::pki::{Anchor, Bundle, Csr, LeafKey, Validity};
@@ -32,6 +33,8 @@ impl Reviewer for AnyToken {
 /// The anchor of a mesh, and who signs under it.
 pub(crate) struct Authority {
     signing: watch::Sender<Option<Arc<Signing>>>,
+    /// What running proxies are told to believe.
+    told: watch::Sender<Option<Arc<Bundle>>>,
     bundle: String,
 }
 
@@ -42,7 +45,14 @@ impl Authority {
         let issuer = anchor.create_issuer(TRUST_DOMAIN, now).unwrap();
         let pem = anchor.certificate().to_pem();
         let bundle = Bundle::parse_pem(&pem).unwrap();
-        Self { signing: watch::Sender::new(Some(Arc::new(Signing { issuer, bundle }))), bundle: pem }
+        let told = watch::Sender::new(Some(Arc::new(bundle.clone())));
+        Self { signing: watch::Sender::new(Some(Arc::new(Signing { issuer, bundle }))), told, bundle: pem }
+    }
+
+    /// Has running proxies believe this, or hear no more.
+    #[allow(dead_code, reason = "of the two programs that share this, the benchmark tells nothing new")]
+    pub(crate) fn tell(&self, bundle: Option<&str>) {
+        self.told.send_replace(bundle.map(|pem| Arc::new(Bundle::parse_pem(pem).unwrap())));
     }
 
     /// What peers believe, as PEM.
@@ -66,7 +76,7 @@ impl Authority {
     pub(crate) fn serve_in(&self, pod: &Namespace) {
         let settings =
             Settings { control_namespace: "hawser".into(), trust_domain: TRUST_DOMAIN.into(), validity: VALIDITY };
-        let signing = self.signing.subscribe();
+        let (signing, told) = (self.signing.subscribe(), self.told.subscribe());
         // A thread that enters a namespace stays there, and so does what it spawns.
         pod.enter(|| {
             std::thread::spawn(move || {
@@ -74,7 +84,8 @@ impl Authority {
                 runtime.block_on(async {
                     let metrics = Metrics::register(&mut Registry::default());
                     let certify = Certify::new(settings, signing, Arc::new(AnyToken), metrics);
-                    serve("127.0.0.1:8080".parse().unwrap(), certify, &Drain::new()).await.unwrap();
+                    let trust = Trust::new(told, &mut Registry::default(), Drain::new());
+                    serve("127.0.0.1:8080".parse().unwrap(), certify, trust, &Drain::new()).await.unwrap();
                     std::future::pending::<()>().await
                 });
             });

@@ -10,21 +10,25 @@
 
 mod plan;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::control::Common;
@@ -36,7 +40,7 @@ use crate::pki::{Bundle, Certificate, Issuer, NotTrusted};
 use crate::telemetry::error_chain;
 pub use plan::{KeyPem, Next, Stored, Trouble, next};
 
-/// How often the objects are read again: an issuer that is replaced by hand is in use within that time.
+/// How often the objects are read again, although changes are watched: time passes too, and a watch can be silent for reasons of its own.
 const REREAD_INTERVAL: Duration = Duration::from_secs(15);
 /// The waits after a failure: the whole mesh waits for the first success.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -93,7 +97,13 @@ enum Error {
 
 /// What is signed with now, for those who sign and for `/metrics`. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Status(watch::Sender<Option<Arc<Signing>>>);
+pub struct Status {
+    signing: watch::Sender<Option<Arc<Signing>>>,
+    /// What to believe: also while there is nothing to sign with.
+    bundle: watch::Sender<Option<Arc<Bundle>>>,
+    /// Whether anchor, issuer and bundle could not be settled the last time.
+    in_trouble: Arc<AtomicBool>,
+}
 
 /// The keeper of the mesh's authority.
 pub struct Authority {
@@ -113,7 +123,12 @@ impl Authority {
 
     /// What to sign with: none until the cluster's objects have been read, and made if need be.
     pub fn signing(&self) -> watch::Receiver<Option<Arc<Signing>>> {
-        self.status.0.subscribe()
+        self.status.signing.subscribe()
+    }
+
+    /// What proxies are to believe: none until it has been read.
+    pub fn bundle(&self) -> watch::Receiver<Option<Arc<Bundle>>> {
+        self.status.bundle.subscribe()
     }
 
     /// Reads, makes and renews, until the drain. `block` is dropped once there is an issuer.
@@ -121,6 +136,8 @@ impl Authority {
         let mut block = Some(block);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut last_trouble = String::new();
+        let changed = Arc::new(Notify::new());
+        self.watch(&changed, &drain);
         loop {
             let settled = tokio::select! {
                 settled = self.settle() => settled,
@@ -128,6 +145,7 @@ impl Authority {
             };
             let wait = match settled {
                 Ok(signing) => {
+                    self.status.in_trouble.store(false, Ordering::Relaxed);
                     self.publish(signing).await;
                     block.take();
                     backoff.reset();
@@ -136,6 +154,7 @@ impl Authority {
                 }
                 Err(error) => {
                     let trouble = error_chain(&error);
+                    self.status.in_trouble.store(true, Ordering::Relaxed);
                     // What there is goes on being used, and what goes on being wrong is said once.
                     if trouble != last_trouble {
                         tracing::error!(error = trouble, "cannot settle anchor, issuer and bundle");
@@ -148,9 +167,19 @@ impl Authority {
             };
             tokio::select! {
                 () = sleep(wait) => {}
+                () = changed.notified() => {}
                 () = drain.started() => return,
             }
         }
+    }
+
+    /// Has `changed` told of every change of the three objects, by whomever.
+    fn watch(&self, changed: &Arc<Notify>, drain: &Drain) {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let config_maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        tell(secrets.clone(), ANCHOR_SECRET, changed, drain);
+        tell(secrets, ISSUER_SECRET, changed, drain);
+        tell(config_maps, BUNDLE_CONFIG_MAP, changed, drain);
     }
 
     /// Reads what there is and writes what is missing, step by step, until nothing is.
@@ -163,6 +192,9 @@ impl Authority {
                 self.read(&secrets, "secret", ISSUER_SECRET),
                 self.read(&config_maps, "config map", BUNDLE_CONFIG_MAP),
             );
+            if let Ok(bundle) = &bundle {
+                self.tell_bundle(bundle);
+            }
             // In this order, so that what is said to be missing does not depend on who answered first.
             let (mut anchor, mut issuer, mut bundle) = (anchor?, issuer?, bundle?);
             let stored = Stored {
@@ -193,6 +225,24 @@ impl Authority {
             }
         }
         Err(Error::Unsettled)
+    }
+
+    /// Proxies are told what the cluster says, whatever else is wrong with it; a text that is no bundle is left to [`next`] to complain about.
+    fn tell_bundle(&self, config_map: &ConfigMap) {
+        let text = config_map.data.as_ref().and_then(|data| data.get(BUNDLE_KEY));
+        let Some(Ok(bundle)) = text.map(|text| Bundle::parse_pem(text)) else { return };
+        self.status.bundle.send_if_modified(|held| {
+            let is_new = held.as_deref() != Some(&bundle);
+            if is_new {
+                tracing::info!(
+                    bundle = bundle.sha256_hex(),
+                    anchors = bundle.anchors().len(),
+                    "telling proxies whom to believe"
+                );
+                *held = Some(Arc::new(bundle));
+            }
+            is_new
+        });
     }
 
     async fn read<K>(&self, api: &Api<K>, kind: &'static str, name: &'static str) -> Result<K, Error>
@@ -229,7 +279,7 @@ impl Authority {
     }
 
     async fn publish(&self, signing: Signing) {
-        if self.status.0.borrow().as_ref().is_some_and(|held| held.is(&signing)) {
+        if self.status.signing.borrow().as_ref().is_some_and(|held| held.is(&signing)) {
             return;
         }
         let note = format!(
@@ -238,7 +288,7 @@ impl Authority {
             signing.issuer.certificate().serial(),
             time::OffsetDateTime::from(signing.issuer.not_after()),
         );
-        self.status.0.send_replace(Some(Arc::new(signing)));
+        self.status.signing.send_replace(Some(Arc::new(signing)));
         self.note("IssuerUpdated", note).await;
     }
 
@@ -279,6 +329,38 @@ impl Authority {
     }
 }
 
+/// Tells of each change of one object until the drain; what goes wrong is tried again, and [`REREAD_INTERVAL`] does not depend on it.
+fn tell<K>(api: Api<K>, name: &'static str, changed: &Arc<Notify>, drain: &Drain)
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let (changed, stop) = (changed.clone(), drain.clone());
+    drain.spawn(async move {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        let mut watch = pin!(watch_object(api, name));
+        loop {
+            let change = tokio::select! {
+                change = watch.next() => change,
+                () = stop.started() => return,
+            };
+            match change {
+                Some(Ok(_)) => {
+                    backoff.reset();
+                    changed.notify_one();
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, name, "cannot watch");
+                    tokio::select! {
+                        () = sleep(backoff.delay()) => {}
+                        () = stop.started() => return,
+                    }
+                }
+                None => return,
+            }
+        }
+    });
+}
+
 /// The API server refuses events of more than 1 KiB.
 const NOTE_CHARS_MAX: usize = 900;
 
@@ -306,7 +388,8 @@ fn fill(secret: &mut Secret, new: KeyPem) {
 impl Status {
     /// Shows on `/metrics` when issuer and anchors end.
     pub fn register(registry: &mut Registry) -> Self {
-        let status = Self(watch::Sender::new(None));
+        let status =
+            Self { signing: watch::Sender::new(None), bundle: watch::Sender::new(None), in_trouble: Arc::default() };
         registry.register_collector(Box::new(status.clone()));
         status
     }
@@ -314,7 +397,14 @@ impl Status {
 
 impl Collector for Status {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(signing) = self.0.borrow().clone() else { return Ok(()) };
+        let in_trouble = ConstGauge::new(i64::from(self.in_trouble.load(Ordering::Relaxed)));
+        in_trouble.encode(encoder.encode_descriptor(
+            "hawser_identity_in_trouble",
+            "Whether anchor, issuer and bundle in the cluster cannot be used as they are, so that what was there before is",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let Some(signing) = self.signing.borrow().clone() else { return Ok(()) };
         let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let issuer = seconds(signing.issuer.not_after());
         let anchor = signing.bundle.anchors().iter().map(Certificate::not_after).min().map_or(0.0, seconds);
