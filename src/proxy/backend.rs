@@ -22,7 +22,9 @@ use super::balance::{Balancer, Ewma, Pick};
 use super::client::http::{Answered, Client, Failed};
 use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::Endpoints;
-use super::metrics::Started;
+use super::http::{RequestBody, UNSENT, grpc_status, repeat};
+use super::metrics::{Outcome, Started};
+use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
 use crate::mesh::{Endpoint, Identity, Protocol};
 use crate::net::backoff::Backoff;
@@ -225,7 +227,7 @@ impl Backend {
     /// Where no endpoint answers.
     pub async fn send(
         self: &Arc<Self>,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         required: Option<&str>,
     ) -> Result<Answer, Error> {
         let mut tried = Vec::new();
@@ -234,9 +236,21 @@ impl Backend {
             if let Some(required) = required {
                 require(required, &client)?;
             }
+            // Where there is nobody else to ask, no copy is needed.
+            let again = self.has_other_than(&client).then(|| repeat::copy(&request)).flatten();
             let sent_at = Instant::now();
             match client.send(request).await {
                 Ok(Answered { response, started }) => {
+                    if let Some(again) = again.filter(|_| response.headers().contains_key(UNSENT))
+                        && self.has_other_than(&client)
+                    {
+                        let error = unsent(&client, &response);
+                        let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
+                        started.end(Outcome { status, grpc_status, error: "".into() });
+                        self.left_out(&client, pick, Arc::new(error), &mut tried)?;
+                        request = again;
+                        continue;
+                    }
                     if let Some(pick) = &pick {
                         pick.observe(sent_at.elapsed(), std::time::Instant::now());
                     }
@@ -251,6 +265,11 @@ impl Backend {
                 }
             }
         }
+    }
+
+    /// Whether there is another endpoint in.
+    fn has_other_than(&self, client: &Arc<Client>) -> bool {
+        matches!(&self.kind, Kind::Balance(balance) if balance.lock().balancer.has_other_than(client))
     }
 
     /// Connects to an endpoint, to carry bytes.
@@ -341,6 +360,13 @@ impl Backend {
         }
         Ok(())
     }
+}
+
+/// Why the peer's proxy could not pass on a request, in its own words.
+fn unsent<B>(client: &Client, response: &Response<B>) -> client::Error {
+    let reason =
+        response.headers().get(PROXY_ERROR).and_then(|reason| reason.to_str().ok()).unwrap_or("it says no reason");
+    client::Error::Unsent { address: client.endpoint.address, reason: reason.into() }
 }
 
 /// Knocks at an endpoint until it answers, or nobody wants to know any more.

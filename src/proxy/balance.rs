@@ -137,6 +137,11 @@ impl<T> Balancer<T> {
         self.members.iter().map(|member| &member.item)
     }
 
+    /// Whether an endpoint besides that of `item` is in.
+    pub fn has_other_than(&self, item: &Arc<T>) -> bool {
+        self.members.iter().any(|member| member.is_in && !Arc::ptr_eq(&member.item, item))
+    }
+
     pub fn len(&self) -> usize {
         self.members.len()
     }

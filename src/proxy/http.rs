@@ -11,6 +11,7 @@
 
 mod app;
 mod body;
+pub mod repeat;
 pub mod server;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
 pub use body::{Body, Ends, Kept, cause, grpc_status, reset};
+pub use repeat::{RequestBody, UNSENT};
 
 use super::connections::Entry;
 use super::metrics::{Event, Labels, Metrics, Outcome, Requests, Started, Transport};
@@ -194,9 +196,9 @@ impl Session {
         }
         let answered = if request.version() == Version::HTTP_2 {
             self.set_authority(&mut request);
-            app.send_http2(request, dialled).await?
+            app.send_http2(request.map(RequestBody::from), dialled).await?
         } else {
-            app.send_http1(request, dialled).await?
+            app.send_http1(request.map(RequestBody::from), dialled).await?
         };
         Ok(Sent { answered, app, switching })
     }
@@ -227,6 +229,7 @@ impl Session {
     ) -> Response<Body> {
         let Sent { answered, app, switching } = sent;
         let app::Answered { mut response, mut connection } = answered;
+        response.headers_mut().remove(UNSENT);
         let mut ends = Ends {
             started: Some(started),
             status: response.status().as_u16(),
@@ -298,6 +301,9 @@ impl Session {
         let mut response: Response<Body> =
             respond::refuse(asked, &Refusal { status, reason: is_meshed.then(|| failed.to_string()), closes });
         match failed {
+            Failed::App(AppError::Connect { .. } | AppError::ConnectTimeout { .. }) if is_meshed => {
+                response.headers_mut().insert(UNSENT, HeaderValue::from_static("true"));
+            }
             Failed::InjectedCall { code, message } => {
                 response.headers_mut().insert("grpc-status", HeaderValue::from(*code));
                 if let Ok(message) = HeaderValue::from_str(message) {

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::repeat::{self, RequestBody};
 use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
@@ -53,12 +54,12 @@ pub struct App {
     options: Options,
     drain: Drain,
     idle: Mutex<Vec<Idle>>,
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<Incoming>>>,
+    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Incoming>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
@@ -81,10 +82,21 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the app closed the connection without a word.
+    fn is_unanswered(&self) -> bool {
+        let Self::Lost { source, .. } = self else { return false };
+        let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref::<io::Error>());
+        let is_gone =
+            |cause: &io::Error| matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        source.is_incomplete_message() || cause.is_some_and(is_gone)
+    }
+}
+
 /// A response, and for HTTP/1 the connection that it holds until its end.
 pub struct Answered {
     pub response: Response<Incoming>,
-    pub connection: Option<http1::SendRequest<Incoming>>,
+    pub connection: Option<http1::SendRequest<RequestBody>>,
 }
 
 impl Apps {
@@ -164,7 +176,7 @@ impl App {
     /// Where there is no response.
     pub async fn send_http1(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         if let Some(stream) = dialled {
@@ -172,11 +184,13 @@ impl App {
             return self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error);
         }
         while let Some(mut sender) = self.take_idle() {
+            // The app may be closing it at this moment, so what may be asked twice is asked again (RFC 9110 section 9.2.2).
+            let again = request.method().is_idempotent().then(|| repeat::copy(&request)).flatten();
             match self.answer(sender.try_send_request(request).await, sender) {
                 Ok(answered) => return Ok(answered),
                 // The app had closed it meanwhile, and no byte was sent.
                 Err((_, Some(unsent))) => request = *unsent,
-                Err((error, None)) => return Err(error),
+                Err((error, None)) => request = again.filter(|_| error.is_unanswered()).ok_or(error)?,
             }
         }
         let mut sender = self.begin_http1(Box::new(connect(self.target, self.options.connect_timeout).await?)).await?;
@@ -186,9 +200,9 @@ impl App {
     #[expect(clippy::type_complexity, reason = "an error that gives back what it could not send")]
     fn answer(
         &self,
-        answered: Result<Response<Incoming>, TrySendError<Request<Incoming>>>,
-        sender: http1::SendRequest<Incoming>,
-    ) -> Result<Answered, (Error, Option<Box<Request<Incoming>>>)> {
+        answered: Result<Response<Incoming>, TrySendError<Request<RequestBody>>>,
+        sender: http1::SendRequest<RequestBody>,
+    ) -> Result<Answered, (Error, Option<Box<Request<RequestBody>>>)> {
         match answered {
             Ok(response) => Ok(Answered { response, connection: Some(sender) }),
             Err(mut failed) => {
@@ -199,7 +213,7 @@ impl App {
     }
 
     /// Takes back a connection whose response has ended.
-    pub fn keep(&self, sender: http1::SendRequest<Incoming>) {
+    pub fn keep(&self, sender: http1::SendRequest<RequestBody>) {
         if sender.is_closed() || self.drain.has_started() {
             return;
         }
@@ -210,7 +224,7 @@ impl App {
     }
 
     /// The latest idle connection: the one that the app is the least likely to be closing.
-    fn take_idle(&self) -> Option<http1::SendRequest<Incoming>> {
+    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
         let mut idle = self.idle();
         let expired = |idle: &Idle| idle.since.elapsed() >= self.options.idle_timeout;
         while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready() || idle.sender.is_closed()) {
@@ -222,7 +236,7 @@ impl App {
         None
     }
 
-    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<Incoming>, Error> {
+    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<RequestBody>, Error> {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .handshake(TokioIo::new(stream))
@@ -242,7 +256,7 @@ impl App {
     /// Where there is no response, or the app reset the stream.
     pub async fn send_http2(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         mut dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         // Once on the connection there is, once more on a new one where that turns out to have ended.
@@ -259,7 +273,7 @@ impl App {
         unreachable!("the second try returns")
     }
 
-    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<http2::SendRequest<Incoming>, Error> {
+    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<http2::SendRequest<RequestBody>, Error> {
         let mut shared = self.shared.lock().await;
         if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());

@@ -26,7 +26,7 @@ pub(super) fn connections(app: SocketAddr) -> usize {
 }
 
 /// Listens, and gives each connection to `serve`.
-async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+pub(super) async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {

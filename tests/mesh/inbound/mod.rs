@@ -1,6 +1,7 @@
 //! The way in: what peers, strangers and impostors get from a pod's proxy.
 
 mod apps;
+mod repeat;
 mod world;
 
 use std::net::SocketAddr;

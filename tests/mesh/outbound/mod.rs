@@ -223,6 +223,24 @@ async fn an_endpoint_that_refuses_connections_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_no_app_has_seen_goes_to_another_endpoint() {
+    let (pki, control, pod, _first) = world(App::Http("first")).await;
+    let gone = Peer::start(pki.tls(WEB), App::Gone).await;
+    control.add(AUTHORITY, vec![gone.endpoint(5433, WEB)]);
+    for _ in 0..20 {
+        let response = pod.get(SERVICE, "").await;
+        assert!(response.ends_with("first"), "{response}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_no_app_has_seen_fails_where_there_is_no_other_endpoint() {
+    let (_pki, _control, pod, _gone) = world(App::Gone).await;
+    let response = pod.get(SERVICE, "").await;
+    assert!(response.starts_with("HTTP/1.1 502 ") && !response.contains("hawser-unsent"), "{response}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_is_back_is_used_again() {
     let (pki, control, pod, first) = world(App::Http("first")).await;
     let address = first.address;

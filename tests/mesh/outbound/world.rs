@@ -183,6 +183,8 @@ pub(crate) enum App {
     SpeaksFirst(&'static str),
     Http(&'static str),
     Grpc,
+    /// Cannot be reached, as its proxy says.
+    Gone,
 }
 
 /// A meshed peer: its proxy's inbound port on loopback, and an app behind it that needs no port.
@@ -283,7 +285,7 @@ async fn serve(
             return;
         }
         App::Http(name) => name,
-        App::Grpc => "",
+        App::Grpc | App::Gone => "",
     };
     let service = service_fn(move |mut request: Request<Incoming>| {
         let tell = tell.clone();
@@ -293,7 +295,10 @@ async fn serve(
                 headers: request.headers().clone(),
                 uri: request.uri().clone(),
             });
-            Ok::<_, hyper::Error>(if request.headers().contains_key("upgrade") {
+            Ok::<_, hyper::Error>(if matches!(app, App::Gone) {
+                let empty = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+                Response::builder().status(502).header("hawser-unsent", "true").body(empty).unwrap()
+            } else if request.headers().contains_key("upgrade") {
                 upgrade(&mut request)
             } else if name.is_empty() {
                 call(request)
