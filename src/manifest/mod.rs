@@ -7,6 +7,7 @@ pub mod fill;
 pub mod inject;
 pub mod installation;
 pub mod names;
+mod near;
 pub mod templates;
 pub mod values;
 pub mod yaml;

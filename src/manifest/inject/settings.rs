@@ -9,7 +9,8 @@
 use super::Annotations;
 use super::sidecar::AppPorts;
 use crate::manifest::names;
-use crate::manifest::values::{self, PullPolicy, Values};
+use crate::manifest::near::distance;
+use crate::manifest::values::{PullPolicy, Values};
 use crate::mesh::ports::PortSet;
 
 /// The prefixes under which Linkerd has had settings.
@@ -229,10 +230,10 @@ pub fn apply(values: &mut Values, setting: &str, value: &str) -> Result<(), Stri
             values.proxy_init.skip_subnets = text();
         }
         unknown => {
-            let near = SETTINGS.iter().min_by_key(|known| values::distance(known, unknown));
+            let near = SETTINGS.iter().min_by_key(|known| distance(known, unknown));
             // More apart than that, it was not meant.
             return Err(match near {
-                Some(near) if values::distance(near, unknown) <= 3 => {
+                Some(near) if distance(near, unknown) <= 3 => {
                     format!("there is no such setting; did you mean `{near}`?")
                 }
                 _ => "there is no such setting".into(),
