@@ -12,164 +12,26 @@
 //!
 //! Start at [`join`].
 
+mod report;
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
-use serde_json::Value;
+
+pub use report::{InvalidReport, Report, Seen};
+pub use state::State;
 
 use super::Identity;
-use super::connection::{Connection, Direction, PlaintextReason, Security, Tls};
+use super::connection::{Connection, Direction, Tls};
 use super::places::{Kind, Place, Places, Spot};
-use crate::manifest::names;
+use report::last_open;
+use state::judge;
 
 /// How far apart two ends may say that one connection was opened: clocks differ, and each end notes the time when it knows
 /// the protocol. Client ports come around again much later.
 const OPENED_APART_SECONDS_MAX: u64 = 60;
-
-/// What the proxy of one pod told.
-#[derive(Clone, Debug)]
-pub struct Report {
-    pub pod: Spot,
-    pub seen: Vec<Seen>,
-    /// How many connections the proxy had no room to list.
-    pub dropped: u64,
-}
-
-/// A connection, as seen at one of its ends.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    /// Its `security` counts only where `unreadable` is none.
-    connection: Connection,
-    /// A security that this version does not know, as it was told.
-    unreadable: Option<String>,
-}
-
-/// Why an answer is no report.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the connections that the proxy listed")]
-pub struct InvalidReport(#[from] serde_json::Error);
-
-impl Report {
-    /// Reads what a pod's proxy answered. Whatever else a later version may say of a connection's security is kept as
-    /// unknown: one such connection must neither hide the others nor pass for secured.
-    ///
-    /// # Errors
-    /// Where the answer is no list of connections.
-    pub fn parse(pod: Spot, answer: &[u8]) -> Result<Self, InvalidReport> {
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            live: Vec<Value>,
-            recent: Vec<Value>,
-            #[serde(default)]
-            dropped: u64,
-        }
-        let answer: Answer = serde_json::from_slice(answer)?;
-        let seen = answer.live.into_iter().chain(answer.recent).map(Seen::parse).collect::<Result<_, _>>()?;
-        Ok(Self { pod, seen, dropped: answer.dropped })
-    }
-
-    /// The meshed pods at the other ends: whoever wants to see both ends must ask them too.
-    pub fn others(&self, places: &Places) -> BTreeSet<(String, String)> {
-        let other = |seen: &Seen| {
-            let connection = &seen.connection;
-            let address = match connection.direction {
-                Direction::Inbound => connection.client,
-                Direction::Outbound => connection.server,
-            };
-            let spot = places.at(address.ip(), last_open(connection));
-            Some((spot.place.namespace.filter(|_| spot.place.meshed)?, spot.pod?))
-        };
-        self.seen.iter().filter_map(other).collect()
-    }
-}
-
-impl Seen {
-    fn parse(mut value: Value) -> Result<Self, serde_json::Error> {
-        let told = value.get("security").cloned().unwrap_or_default();
-        let unreadable = serde_json::from_value::<Security>(told.clone()).is_err().then(|| told.to_string());
-        if unreadable.is_some() {
-            value["security"] = serde_json::to_value(Security::Plaintext { reason: PlaintextReason::PortSkipped })?;
-        }
-        Ok(Self { connection: serde_json::from_value(value)?, unreadable })
-    }
-
-    fn security(&self) -> Result<&Security, &str> {
-        self.unreadable.as_deref().map_or(Ok(&self.connection.security), Err)
-    }
-
-    /// What the handshake settled, where there was one.
-    pub fn tls(&self) -> Option<&Tls> {
-        match self.security() {
-            Ok(Security::Mutual(tls) | Security::ServerOnly(tls)) => Some(tls),
-            _ => None,
-        }
-    }
-}
-
-/// Whether a connection is secured, or why not.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum State {
-    /// Each end has proven itself to the other.
-    Secured,
-    /// Only the server has.
-    ServerOnly,
-    /// The app's own TLS, which nobody but the app can judge.
-    Passthrough,
-    Plaintext(PlaintextReason),
-    /// The ends say different things of the same connection.
-    Disagreement(String),
-    /// An end said what we cannot read.
-    Unknown(String),
-}
-
-impl State {
-    pub fn is_secured(&self) -> bool {
-        *self == Self::Secured
-    }
-
-    /// For scripts: a word that does not change.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Secured => "secured",
-            Self::ServerOnly => "server_only",
-            Self::Passthrough => "passthrough",
-            Self::Plaintext(reason) => reason.as_str(),
-            Self::Disagreement(_) => "disagreement",
-            Self::Unknown(_) => "unknown",
-        }
-    }
-
-    /// For people: why the edge between these two is not secured.
-    pub fn words(&self, client: &Place, server: &Place) -> String {
-        match self {
-            Self::Secured => "secured".into(),
-            // Who asks for a certificate has none yet: it proves itself by its service account's token, within this TLS.
-            Self::ServerOnly if server.name == names::IDENTITY => {
-                "client has no certificate yet: it asks for one".into()
-            }
-            Self::ServerOnly => "client showed no certificate".into(),
-            Self::Passthrough => "the app's own TLS".into(),
-            Self::Plaintext(PlaintextReason::NoTlsFromRemote) if client.kind == Kind::Node => {
-                "plaintext: from the node, such as a probe".into()
-            }
-            Self::Plaintext(PlaintextReason::NoTlsFromRemote) if !client.meshed => {
-                "plaintext: client is not meshed".into()
-            }
-            Self::Plaintext(PlaintextReason::NoTlsFromRemote) => "plaintext: client sent no mesh TLS".into(),
-            Self::Plaintext(PlaintextReason::NotProvidedByServiceDiscovery) if !server.meshed => {
-                "plaintext: server is not meshed".into()
-            }
-            Self::Plaintext(PlaintextReason::NotProvidedByServiceDiscovery) => {
-                "plaintext: discovery gave no identity for the server".into()
-            }
-            Self::Plaintext(PlaintextReason::Loopback) => "plaintext: stays in the pod".into(),
-            Self::Plaintext(PlaintextReason::PortSkipped) => "plaintext: the port is skipped".into(),
-            Self::Disagreement(how) => format!("the ends disagree: {how}"),
-            Self::Unknown(told) => format!("unknown: {told}"),
-        }
-    }
-}
 
 /// Whose proxies have told of a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -309,11 +171,6 @@ pub fn join(reports: &[Report], places: &Places) -> Vec<Link> {
     links
 }
 
-/// The last instant at which a connection was known to be open.
-fn last_open(connection: &Connection) -> u64 {
-    connection.closed_at.unwrap_or(connection.opened_at)
-}
-
 /// IPv4 addresses that a dual-stack socket saw as IPv6 are the same.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -328,69 +185,6 @@ fn key(connection: &Connection) -> (SocketAddr, IpAddr) {
 fn is_same_port(outbound: &Connection, inbound: &Connection) -> bool {
     let ports = [inbound.server.port(), inbound.target.port()];
     ports.contains(&outbound.server.port())
-}
-
-fn judge(outbound: Option<&Seen>, inbound: Option<&Seen>) -> State {
-    let (ours, theirs) = match (outbound, inbound) {
-        (Some(outbound), Some(inbound)) => (outbound.security(), inbound.security()),
-        (Some(one), None) | (None, Some(one)) => return one.security().map_or_else(unknown, alone),
-        (None, None) => return unknown("nobody has told of it"),
-    };
-    let (client, server) = match (ours, theirs) {
-        (Ok(client), Ok(server)) => (client, server),
-        (Err(told), _) | (_, Err(told)) => return unknown(told),
-    };
-    match (client, server) {
-        (Security::Mutual(client), Security::Mutual(server)) => {
-            let differing = difference(client, server);
-            if differing.is_empty() { State::Secured } else { State::Disagreement(differing.join(", ")) }
-        }
-        (Security::ServerOnly(_), Security::ServerOnly(_)) => State::ServerOnly,
-        // A client's proxy does not always look into what the app sends.
-        (Security::Passthrough { .. }, Security::Passthrough { .. } | Security::Plaintext { .. })
-        | (Security::Plaintext { .. }, Security::Passthrough { .. }) => State::Passthrough,
-        // The client's proxy chose; the server's only sees that nothing came.
-        (Security::Plaintext { reason }, Security::Plaintext { .. }) => State::Plaintext(*reason),
-        (client, server) => {
-            State::Disagreement(format!("{} for the client, {} for the server", name(client), name(server)))
-        }
-    }
-}
-
-fn unknown(told: &str) -> State {
-    State::Unknown(told.to_owned())
-}
-
-/// What one end says, of a connection that the other does not tell of.
-fn alone(security: &Security) -> State {
-    match security {
-        Security::Mutual(_) => State::Secured,
-        Security::ServerOnly(_) => State::ServerOnly,
-        Security::Passthrough { .. } => State::Passthrough,
-        Security::Plaintext { reason } => State::Plaintext(*reason),
-    }
-}
-
-fn name(security: &Security) -> &'static str {
-    match security {
-        Security::Mutual(_) => "mutual TLS",
-        Security::ServerOnly(_) => "TLS without a client certificate",
-        Security::Passthrough { .. } => "the app's own TLS",
-        Security::Plaintext { .. } => "plaintext",
-    }
-}
-
-fn difference(client: &Tls, server: &Tls) -> Vec<String> {
-    let name = |identity: &Option<Identity>| identity.as_ref().map_or("nobody", Identity::short).to_owned();
-    let facts = [
-        ("client", name(&client.client_identity), name(&server.client_identity)),
-        ("server", client.server_identity.short().to_owned(), server.server_identity.short().to_owned()),
-        ("version", client.version.clone(), server.version.clone()),
-        ("cipher", client.cipher.clone(), server.cipher.clone()),
-        ("group", client.group.clone(), server.group.clone()),
-    ];
-    let differing = facts.into_iter().filter(|(_, ours, theirs)| ours != theirs);
-    differing.map(|(what, ours, theirs)| format!("{what} {ours} or {theirs}")).collect()
 }
 
 /// What to make one end of an edge of.

@@ -1,8 +1,9 @@
 //! Edges from made-up reports of the shop: `web` calls `cart`.
 
 use super::*;
+use crate::manifest::names;
 use crate::mesh::Protocol;
-use crate::mesh::connection::Connections;
+use crate::mesh::connection::{Connections, PlaintextReason, Security};
 use crate::mesh::places::tests::{pod, service};
 
 pub(crate) const WEB: &str = "10.0.0.1";
