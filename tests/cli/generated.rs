@@ -60,7 +60,9 @@ fn zsh_takes_its_completions_and_offers_commands_and_values() {
 
 /// What a shell prints that has the binary in its path; a shell that waits for ever is stopped.
 fn shell(shell: &str, args: &[&str]) -> String {
-    let path = format!("{}:{}", binary().parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let path = std::env::var_os("PATH").unwrap();
+    let folders = std::iter::once(binary().parent().unwrap().to_owned()).chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(folders).unwrap();
     let mut command = std::process::Command::new("timeout");
     let output = command.arg("60").arg(shell).args(args).env("PATH", path).output().unwrap();
     assert!(output.status.success(), "is {shell} installed? `make deps` does it\n{}", both(&output));
