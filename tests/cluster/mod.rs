@@ -5,6 +5,8 @@
 mod bad_input;
 mod certify;
 mod encryption;
+mod engines;
+mod lifecycle;
 mod mixed;
 mod outage;
 mod peers;

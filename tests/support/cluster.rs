@@ -1,6 +1,7 @@
 //! The real Kubernetes that the cluster tests share, with one mesh installed: `make test-cluster` has started it.
 //!
-//! [`mesh`] gives a test the mesh together with others; [`mesh_alone`] gives it to a test that disturbs it. Each test makes
+//! [`mesh`] gives a test the mesh together with others; [`mesh_alone`] gives it to a test that disturbs it; [`own`] makes a cluster for one
+//! that wants it empty. Each test makes
 //! a [`Namespace`] of its own and puts [`App`]s there, which are samples of the binary (`hawser run sample`). What is said of pods is
 //! said through kubectl, as a person would.
 
@@ -8,7 +9,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::ops::Deref;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -24,12 +25,12 @@ static MESH: RwLock<()> = RwLock::new(());
 
 /// The mesh, while others use it too.
 pub(crate) fn mesh() -> Mesh<RwLockReadGuard<'static, ()>> {
-    Mesh { cluster: cluster(), _held: MESH.read().unwrap_or_else(std::sync::PoisonError::into_inner) }
+    Mesh { cluster: cluster(), _held: MESH.read().unwrap_or_else(PoisonError::into_inner) }
 }
 
 /// The mesh, while nobody else uses it.
 pub(crate) fn mesh_alone() -> Mesh<RwLockWriteGuard<'static, ()>> {
-    Mesh { cluster: cluster(), _held: MESH.write().unwrap_or_else(std::sync::PoisonError::into_inner) }
+    Mesh { cluster: cluster(), _held: MESH.write().unwrap_or_else(PoisonError::into_inner) }
 }
 
 pub(crate) struct Mesh<G> {
@@ -45,6 +46,45 @@ impl<G> Deref for Mesh<G> {
     }
 }
 
+/// A cluster with our image and without a mesh, of one test's own; one at a time, for each has an API server to feed.
+pub(crate) fn own(nodes: u32) -> Own {
+    static OWN: Mutex<()> = Mutex::new(());
+    let held = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let shared = cluster();
+    let mut name = shared.name.clone();
+    name.push("-own");
+    let cluster = Cluster { name, kubeconfig: "".into(), tool: shared.tool.clone(), image: shared.image.clone() };
+    run(cluster.tool(&["down"])).unwrap();
+    let mut own = Own { cluster, _held: held };
+    run(own.tool(&["up", "--nodes", &nodes.to_string()])).unwrap();
+    own.cluster.kubeconfig = run(own.tool(&["kubeconfig"])).unwrap().trim_end().into();
+    let image = tempfile::NamedTempFile::new().unwrap();
+    Hawser::new(["image", "--output", image.path().to_str().unwrap()]).succeeds();
+    run(own.tool(&["import-archive", image.path().to_str().unwrap()])).unwrap();
+    own
+}
+
+pub(crate) struct Own {
+    cluster: Cluster,
+    _held: MutexGuard<'static, ()>,
+}
+
+impl Deref for Own {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if std::env::var_os("KEEP").is_none() {
+            let _ = self.tool(&["down"]).output();
+        }
+    }
+}
+
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
@@ -52,6 +92,7 @@ fn cluster() -> &'static Cluster {
             |name| std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: use `make test-cluster`"));
         Cluster {
             tool: expected("CLUSTER"),
+            name: expected("CLUSTER_NAME"),
             kubeconfig: expected("KUBECONFIG"),
             image: text(expected("IMAGE").as_encoded_bytes()),
         }
@@ -60,6 +101,7 @@ fn cluster() -> &'static Cluster {
 
 pub(crate) struct Cluster {
     tool: std::ffi::OsString,
+    name: std::ffi::OsString,
     kubeconfig: std::ffi::OsString,
     /// What `hawser image` calls the image of the binary under test.
     pub(crate) image: String,
@@ -69,7 +111,7 @@ impl Cluster {
     /// The cluster tool, with arguments.
     pub(crate) fn tool(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.tool);
-        command.args(args).stdin(Stdio::null());
+        command.args(args).env("CLUSTER_NAME", &self.name).stdin(Stdio::null());
         command
     }
 
@@ -99,8 +141,15 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn apply(&self, objects: &[Value]) {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        let output = with_stdin(self.kubectl(&["apply", "-f", "-"]), list.to_string().as_bytes());
-        assert!(output.status.success(), "cannot apply {list:#}:\n{}", both(&output));
+        self.pipe(&list.to_string(), &["apply", "-f", "-"]);
+    }
+
+    /// Has kubectl read `manifest`, which must work.
+    #[track_caller]
+    pub(crate) fn pipe(&self, manifest: &str, kubectl: &[&str]) -> String {
+        let output = with_stdin(self.kubectl(kubectl), manifest.as_bytes());
+        assert!(output.status.success(), "kubectl {kubectl:?}: {}\n{manifest}", both(&output));
+        text(&output.stdout)
     }
 
     /// The binary on this machine, with the cluster's kubeconfig.
