@@ -72,14 +72,17 @@ pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow:
     })
 }
 
-/// The pods outside the control plane that this control plane's proxies are in, as `namespace/name`.
+/// The pods outside the control plane that this control plane's proxies are in, as `namespace/name`. Those that have ended or are on their
+/// way out renew nothing any more: who has just restarted a workload need not wait for the old ones.
 async fn meshed_pods(client: &kube::Client, namespace: &str) -> kube::Result<Vec<String>> {
     let pods: Api<Pod> = Api::all(client.clone());
     let mut page = ListParams::default().labels(&format!("{}={namespace}", names::CONTROL_PLANE_NS)).limit(PAGE);
+    page.field_selector = Some("status.phase!=Succeeded,status.phase!=Failed".into());
     let mut meshed = Vec::new();
     loop {
         let answer = pods.list_metadata(&page).await?;
-        meshed.extend(answer.items.into_iter().filter_map(|pod| {
+        let staying = answer.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        meshed.extend(staying.filter_map(|pod| {
             let of = pod.metadata.namespace?;
             (of != namespace).then_some(format!("{of}/{}", pod.metadata.name?))
         }));
@@ -93,7 +96,8 @@ async fn meshed_pods(client: &kube::Client, namespace: &str) -> kube::Result<Vec
 }
 
 fn refuse(meshed: &[String]) {
-    output::say(&format!("{} pods are still meshed:", meshed.len()));
+    let pods = if meshed.len() == 1 { "pod is" } else { "pods are" };
+    output::say(&format!("{} {pods} still meshed:", meshed.len()));
     for pod in meshed.iter().take(NAMED_MAX) {
         output::say(&format!("  {pod}"));
     }

@@ -69,7 +69,7 @@ fn uninstall_refuses_while_pods_are_meshed_and_leaves_nothing_behind_once_it_may
     cluster.hawser(["check", "--wait", "90s"]).succeeds();
     let namespace = cluster.meshed("leaving");
     let url = namespace.url("http", "web", 8080);
-    let [web, client] = namespace.start([App::http("web"), App::load("client", &url, &["--rate", "5"])]);
+    let [web, client] = namespace.start([App::http("web"), App::load("client", &url, &["--rate", "5"]).rolling()]);
     client.settled();
     for flags in [&["uninstall"][..], &["uninstall", "--delete"]] {
         let error = cluster.hawser(flags.iter().copied()).fails(1);
