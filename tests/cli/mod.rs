@@ -6,6 +6,7 @@ mod image;
 mod inject;
 mod install;
 mod install_sh;
+mod proxy_flags;
 mod reading;
 mod sample;
 mod uninstall;
