@@ -118,3 +118,21 @@ fn apply_refuses_where_another_control_plane_is_in_the_way_and_says_what_to_do()
         assert!(error.contains("uninstall"), "{error}");
     }
 }
+
+#[test]
+fn flags_of_the_control_plane_reach_the_roles() {
+    for (flag, value, said) in [
+        ("--cluster-domain", "cluster.example", "HAWSER_CLUSTER_DOMAIN\n          value: cluster.example\n"),
+        ("--identity-trust-domain", "shop.example", "HAWSER_TRUST_DOMAIN\n          value: shop.example\n"),
+        ("--controller-log-level", "debug", "HAWSER_LOG\n          value: debug\n"),
+        ("--identity-issuance-lifetime", "2h", "issuanceLifetime: 2h\n"),
+        ("--identity-clock-skew-allowance", "5s", "clockSkewAllowance: 5s\n"),
+        ("--image", "registry.example/hawser:2", "image: registry.example/hawser:2\n"),
+        ("--controller-replicas", "2", "replicas: 2\n"),
+        ("--namespace", "mesh", "namespace: mesh\n"),
+    ] {
+        let printed = install(&[flag, value]).succeeds();
+        assert!(printed.contains(said), "{flag} {value}");
+        assert!(!install(&[]).succeeds().contains(said), "{flag} {value} is nothing new");
+    }
+}

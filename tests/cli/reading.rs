@@ -150,6 +150,46 @@ fn a_pod_that_does_not_answer_is_named_on_standard_error() {
 }
 
 #[test]
+fn only_the_pods_that_are_meant_are_asked_for() {
+    let asked = |args: &[&str]| {
+        let api = Api::start(|_| None);
+        against(&api, args).output();
+        let of_pods = api.asked().into_iter().filter(|head| head.contains("/pods?"));
+        of_pods.map(|head| head.lines().next().unwrap().to_owned()).collect::<String>()
+    };
+    let selected = asked(&["identity", "--all-namespaces", "--selector", "app=web"]);
+    assert!(selected.starts_with("GET /api/v1/pods?") && selected.contains("labelSelector=app%3Dweb"), "{selected}");
+    assert!(asked(&["identity"]).starts_with("GET /api/v1/namespaces/shop/pods?"), "that of the context");
+    assert!(asked(&["identity", "-n", "other"]).starts_with("GET /api/v1/namespaces/other/pods?"));
+}
+
+#[test]
+fn everything_is_asked_as_the_one_who_is_named() {
+    let api = Api::start(|_| None);
+    let groups = ["--as-group", "viewers", "--as-group", "shop"];
+    against(&api, &[&["edges", "--all-namespaces", "--as", "jane"], &groups[..]].concat()).succeeds();
+    let asked = api.asked();
+    assert!(!asked.is_empty());
+    for head in asked.iter().map(|head| head.to_ascii_lowercase()) {
+        for header in ["impersonate-user: jane\r\n", "impersonate-group: viewers\r\n", "impersonate-group: shop\r\n"] {
+            assert!(head.contains(header), "{head}");
+        }
+    }
+    against(&api, &["edges"]).succeeds();
+    assert!(!api.asked().last().unwrap().to_ascii_lowercase().contains("impersonate"));
+}
+
+#[test]
+fn verbose_tells_what_is_asked_and_without_it_nothing_is_told() {
+    let api = Api::start(|_| None);
+    let output = against(&api, &["edges", "--verbose"]).output();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/version"), "the first question");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    let quiet = String::from_utf8(against(&api, &["edges"]).output().stderr).unwrap();
+    assert_eq!(quiet, "no edges found; 0 proxies answered\n");
+}
+
+#[test]
 fn wrong_types_and_times_are_usage_errors() {
     assert!(Hawser::new(["edges", "services"]).fails(2).contains("expected one of deploy"));
     assert!(Hawser::new(["check", "--wait", "soon"]).fails(2).contains("not a time"));

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 /// Listens until the test ends.
 pub(crate) struct Api {
     kubeconfig: tempfile::NamedTempFile,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Api {
@@ -18,11 +19,13 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         let answer = Arc::new(answer);
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let heads = asked.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let answer = answer.clone();
+                let (answer, heads) = (answer.clone(), heads.clone());
                 // A client that leaves in the middle is no failure of the test.
-                std::thread::spawn(move || stream.and_then(|stream| serve(stream, &*answer)));
+                std::thread::spawn(move || stream.and_then(|stream| serve(stream, &*answer, &heads)));
             }
         });
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
@@ -33,7 +36,12 @@ impl Api {
             "users": [{"name": "me", "user": {}}],
         });
         std::fs::write(kubeconfig.path(), config.to_string()).unwrap();
-        Self { kubeconfig }
+        Self { kubeconfig, asked }
+    }
+
+    /// The heads of all requests so far: what was asked for, as whom.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
     }
 
     pub(crate) fn kubeconfig(&self) -> &std::path::Path {
@@ -47,21 +55,27 @@ pub(crate) fn refusal(code: u16, message: &str) -> Option<(u16, Value)> {
     Some((code, status))
 }
 
-fn serve(mut stream: TcpStream, answer: &dyn Fn(&str) -> Option<(u16, Value)>) -> std::io::Result<()> {
+fn serve(
+    mut stream: TcpStream,
+    answer: &dyn Fn(&str) -> Option<(u16, Value)>,
+    heads: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut request = String::new();
     reader.read_line(&mut request)?;
-    let mut body_bytes = 0;
+    let (mut head, mut body_bytes) = (request.clone(), 0);
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? <= 2 {
             break;
         }
+        head += &header;
         if let Some(length) = header.to_ascii_lowercase().strip_prefix("content-length:") {
             body_bytes = length.trim().parse().unwrap_or(0);
         }
     }
     reader.read_exact(&mut vec![0; body_bytes])?;
+    heads.lock().unwrap().push(head);
     let path = request.split([' ', '?']).nth(1).unwrap_or_default();
     let version = json!({
         "major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "", "gitTreeState": "", "buildDate": "",
