@@ -17,8 +17,12 @@ scripts := .ci/run tests/deps tests/dist tests/stage $(wildcard tests/cluster/ru
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /  make \1\t/' | expand -t 24
 
+# What the demo needs of Debian: the tests need more, and a cluster that is there already less.
+demo_needs := cc musl-gcc $(if $(filter current,$(DEMO_CLUSTER)),,containerd ctr runc iptables nsenter tcpdump /usr/lib/cni/bridge)
+
 .PHONY: demo
-demo: deps ## watch plaintext turn into mutual TLS, on a real Kubernetes on this machine (or DEMO_CLUSTER=current)
+demo: ## watch plaintext turn into mutual TLS, on a real Kubernetes on this machine (or DEMO_CLUSTER=current)
+	@tests/deps $(demo_needs)
 	@$(stage) "build the release binary" $(MAKE) --no-print-directory build
 	@HAWSER=$(abspath $(binary)) tests/demo/run up
 
