@@ -14,6 +14,7 @@
 //! Both are counted, in `hawser_outbound_undiscovered_total`. Start at [`Discovery::discover`].
 
 pub mod endpoints;
+mod follow;
 mod lookups;
 pub mod plan;
 mod wire;
@@ -33,20 +34,20 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::client::GrpcService;
 use tonic::codegen::{Body, Bytes, StdError};
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 use self::lookups::{Lookup, Lookups};
 use self::plan::Plan;
-use super::backend::{Backend, Spec};
+use super::backend::Backend;
 use super::client::Connector;
 use super::metrics::Labels;
 use super::settings::{self, Networks};
-use super::subscription::{self, Event, Limits};
+use super::subscription::Limits;
 use crate::mesh::Endpoint;
 use crate::wire::destination::destination_client::DestinationClient;
 use crate::wire::destination::{DestinationProfile, GetDestination, Update};
 use crate::wire::outbound::outbound_policies_client::OutboundPoliciesClient;
-use crate::wire::outbound::{OutboundPolicy, TrafficSpec, traffic_spec};
+use crate::wire::outbound::{OutboundPolicy, TrafficSpec};
 
 /// Targets known at a time: each is two streams of the control plane, and an app that scans addresses must not open them without end.
 const TARGETS_MAX: usize = 10_000;
@@ -296,164 +297,6 @@ impl Shared {
         Ok(target)
     }
 
-    /// Follows what is said of a target, for as long as it is polled.
-    async fn look_up(self: &Arc<Self>, address: SocketAddr, is_clustered: bool, state: &TargetState) {
-        let profile = async {
-            if !is_clustered {
-                return;
-            }
-            let question = GetDestination {
-                path: address.to_string(),
-                context_token: self.settings.context.clone(),
-                ..Default::default()
-            };
-            let mut interrupted = Interrupted::new(&self.interrupted, &state.interrupted);
-            let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
-            let refused = subscription::follow(
-                self.settings.limits,
-                is_final,
-                || (self.control.profile)(question.clone()),
-                |event| match event {
-                    Event::Message(profile) => {
-                        interrupted.set(false);
-                        self.replan(state, |lookups| lookups.profile(profile));
-                    }
-                    Event::Interrupted(status) => {
-                        tracing::debug!(%address, %status, "the profile of a target is interrupted");
-                        interrupted.set(is_away(&status));
-                    }
-                },
-            )
-            .await;
-            tracing::debug!(%address, status = %refused, "a target has no profile");
-            interrupted.set(false);
-            self.replan(state, Lookups::no_profile);
-        };
-        let policy = async {
-            let target = Some(traffic_spec::Target::Addr(address.into()));
-            let question = TrafficSpec { source_workload: self.settings.workload.clone(), target };
-            let mut interrupted = Interrupted::new(&self.interrupted, &state.interrupted);
-            let is_final = |code| {
-                matches!(code, Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::Unimplemented)
-            };
-            let refused = subscription::follow(
-                self.settings.limits,
-                is_final,
-                || (self.control.policy)(question.clone()),
-                |event| match event {
-                    Event::Message(policy) => {
-                        interrupted.set(false);
-                        self.replan(state, |lookups| lookups.policy(policy));
-                    }
-                    Event::Interrupted(status) => {
-                        tracing::debug!(%address, %status, "the policy of a target is interrupted");
-                        interrupted.set(is_away(&status));
-                    }
-                },
-            )
-            .await;
-            interrupted.set(false);
-            self.replan(state, |lookups| lookups.no_policy(&refused));
-        };
-        let patience = async {
-            // Only from the policy on: without one the profile is all there is.
-            let mut plan = state.lookups_changed();
-            while !lock(&state.lookups).has_policy() {
-                if plan.changed().await.is_err() {
-                    return;
-                }
-            }
-            tokio::time::sleep(PROFILE_PATIENCE).await;
-            self.replan(state, Lookups::profile_is_late);
-        };
-        tokio::join!(profile, policy, patience);
-    }
-
-    /// Learns something of a target, and makes the plan that follows from it.
-    fn replan(self: &Arc<Self>, state: &TargetState, learn: impl FnOnce(&mut Lookups)) {
-        let mut lookups = lock(&state.lookups);
-        learn(&mut lookups);
-        let before = state.plan.borrow().clone();
-        let held = before.as_ref().map(|plan| plan.backends.as_slice()).unwrap_or_default();
-        let plan = lookups.plan(&mut |spec| self.backend(spec, held));
-        drop(lookups);
-        match plan {
-            Some(plan) => drop(state.plan.send_replace(Some(Arc::new(plan)))),
-            // Wakes those who watch what has been looked up.
-            None => state.plan.send_modify(|_| {}),
-        }
-    }
-
-    /// The backend that `spec` says: one that is `held` already or in use for another target, else a new one.
-    fn backend(self: &Arc<Self>, spec: Spec, held: &[Arc<Backend>]) -> Arc<Backend> {
-        if let Some(backend) = held.iter().find(|backend| backend.spec == spec) {
-            return backend.clone();
-        }
-        let Spec::Balance { authority, .. } = &spec else {
-            return Arc::new(Backend::new(spec, self.connector.clone(), self.settings.failfast));
-        };
-        let authority = authority.clone();
-        let mut balances = lock(&self.balances);
-        if let Some(backend) = balances.get(&authority).and_then(Weak::upgrade)
-            && backend.spec == spec
-        {
-            return backend;
-        }
-        let backend = Arc::new(Backend::new(spec, self.connector.clone(), self.settings.failfast));
-        balances.insert(authority.clone(), Arc::downgrade(&backend));
-        drop(balances);
-        let (shared, weak, stopped) = (self.clone(), Arc::downgrade(&backend), backend.stopped());
-        let interrupted = backend.interrupted.clone();
-        self.connector.drain.spawn(async move {
-            tokio::select! {
-                () = shared.follow_endpoints(authority, weak, &interrupted) => {}
-                () = stopped.cancelled() => {}
-                () = shared.connector.drain.started() => {}
-            }
-        });
-        backend
-    }
-
-    async fn follow_endpoints(&self, authority: String, backend: Weak<Backend>, interrupted: &AtomicUsize) {
-        let question = GetDestination {
-            path: authority.clone(),
-            context_token: self.settings.context.clone(),
-            ..Default::default()
-        };
-        let mut interrupted = Interrupted::new(&self.interrupted, interrupted);
-        // The stock control plane says nothing at all of a service without endpoints: silence is no reason to ask again.
-        let limits = Limits { initial: None, idle: None, ..self.settings.limits };
-        let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
-        let refused = subscription::follow(
-            limits,
-            is_final,
-            || {
-                if let Some(backend) = backend.upgrade() {
-                    backend.updates_anew();
-                }
-                (self.control.endpoints)(question.clone())
-            },
-            |event| match event {
-                Event::Message(update) => {
-                    interrupted.set(false);
-                    if let Some(backend) = backend.upgrade() {
-                        backend.update(update);
-                    }
-                }
-                Event::Interrupted(status) => {
-                    tracing::debug!(authority, %status, "the endpoints of a service are interrupted");
-                    interrupted.set(is_away(&status));
-                }
-            },
-        )
-        .await;
-        interrupted.set(false);
-        tracing::info!(authority, status = %refused, "a service has no endpoints that the control plane would tell");
-        if let Some(backend) = backend.upgrade() {
-            backend.refuse(refused.to_string());
-        }
-    }
-
     /// Forgets what nobody uses any more, until the drain starts; then everything, so that connections end with their last request.
     async fn sweep(&self) {
         let mut interval = tokio::time::interval(SWEEP_INTERVAL);
@@ -495,45 +338,6 @@ impl TargetState {
     /// Wakes on everything that is learnt.
     fn lookups_changed(&self) -> watch::Receiver<Option<Arc<Plan>>> {
         self.plan.subscribe()
-    }
-}
-
-/// Whether a stream ended for want of a control plane. One that says it does not know is there, and may yet learn.
-fn is_away(status: &Status) -> bool {
-    status.code() != Code::NotFound
-}
-
-/// One stream's part in the counts of those that are interrupted: of all, and of its own target or backend.
-struct Interrupted<'a> {
-    all: &'a Gauge,
-    own: &'a AtomicUsize,
-    is: bool,
-}
-
-impl<'a> Interrupted<'a> {
-    fn new(all: &'a Gauge, own: &'a AtomicUsize) -> Self {
-        Self { all, own, is: false }
-    }
-
-    fn set(&mut self, is: bool) {
-        match (self.is, is) {
-            (false, true) => {
-                self.all.inc();
-                self.own.fetch_add(1, Ordering::Relaxed);
-            }
-            (true, false) => {
-                self.all.dec();
-                self.own.fetch_sub(1, Ordering::Relaxed);
-            }
-            _ => {}
-        }
-        self.is = is;
-    }
-}
-
-impl Drop for Interrupted<'_> {
-    fn drop(&mut self) {
-        self.set(false);
     }
 }
 
