@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod counted;
 pub mod drain;
+pub mod fair;
 pub mod listen;
 pub mod prefixed;
 pub mod readiness;

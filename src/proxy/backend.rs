@@ -28,6 +28,7 @@ use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
 use crate::mesh::{Endpoint, Identity, Protocol};
 use crate::net::backoff::Backoff;
+use crate::net::fair;
 use crate::wire::destination::Update;
 
 /// An endpoint that was just restarted is back in well under a second;
@@ -321,7 +322,7 @@ impl Backend {
                 }
                 deadline = deadline.min(*state.starved_at.get_or_insert(now) + self.failfast);
             }
-            let waited = tokio::time::timeout_at(deadline, changed.changed()).await;
+            let waited = fair::timeout(deadline.duration_since(Instant::now()), changed.changed()).await;
             if waited.is_err() {
                 let authority = balance.authority.to_string();
                 return Err(Error::NoEndpoint { authority, failfast: self.failfast, tried: tried.to_vec() });

@@ -30,7 +30,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -39,6 +39,7 @@ use super::tls::{self, Tls};
 use crate::mesh::Identity;
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
+use crate::net::fair;
 use crate::telemetry::error_chain;
 
 /// How long a request waits for a connection. Long enough for a control plane that restarts; after that its caller should say so.
@@ -325,7 +326,7 @@ impl Inner {
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<SendRequest<Body>, Error> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        let stream = fair::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
             .await
             .map_err(|_| Error::ConnectTimeout(address))?
             .map_err(|error| Error::Connect(address, error))?;
@@ -340,7 +341,7 @@ impl Inner {
                 }
             }
         };
-        timeout(HANDSHAKE_TIMEOUT, shaken_hands).await.map_err(|_| Error::HandshakeTimeout(address))?
+        fair::timeout(HANDSHAKE_TIMEOUT, shaken_hands).await.map_err(|_| Error::HandshakeTimeout(address))?
     }
 
     async fn speak<S>(&self, stream: S, address: SocketAddr) -> Result<SendRequest<Body>, Error>

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::net::backoff::Backoff;
+use crate::net::fair;
 
 /// A control plane that restarts is back within a second or two, so the first attempts come quickly;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -75,12 +76,20 @@ where
 {
     let began_at = Instant::now();
     let after = |from: Instant, limit: Option<Duration>| limit.map(|limit| from + limit);
-    let first_by = after(began_at, limits.initial);
     let end_by = after(began_at, limits.lifetime);
     let silent = || Status::deadline_exceeded("the stream's first message did not come in time");
 
-    let mut stream = before(first_by, subscribe()).await.ok_or_else(silent)??.into_inner();
-    match before(first_by, stream.message()).await.ok_or_else(silent)?? {
+    let first = async {
+        let mut stream = subscribe().await?.into_inner();
+        let message = stream.message().await?;
+        Ok::<_, Status>((stream, message))
+    };
+    let first = match limits.initial {
+        Some(limit) => fair::timeout(limit, first).await.map_err(|_| silent())?,
+        None => first.await,
+    };
+    let (mut stream, message) = first?;
+    match message {
         Some(message) => observe(message),
         None => return Ok(()),
     }

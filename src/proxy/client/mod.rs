@@ -28,6 +28,7 @@ use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Identity, Protocol};
 use crate::net::counted::Counted;
 use crate::net::drain::Drain;
+use crate::net::fair;
 
 /// What connecting needs to know of this pod.
 #[derive(Clone, Debug)]
@@ -198,7 +199,7 @@ impl Connector {
     async fn in_time<T>(&self, endpoint: &Endpoint, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let timeout = self.options.connect_timeout;
         let late = |_| Error::Timeout { address: endpoint.address, timeout };
-        tokio::time::timeout(timeout, work).await.map_err(late)?
+        fair::timeout(timeout, work).await.map_err(late)?
     }
 
     /// Connects and proves; with a `protocol`, has the peer's proxy told where to take it.

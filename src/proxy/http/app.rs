@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::repeat::{self, RequestBody};
 use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
+use crate::net::fair;
 use crate::net::stream::Stream;
 
 /// Idle HTTP/1 connections kept per port; a burst of more connects again.
@@ -309,7 +310,7 @@ impl App {
 }
 
 async fn connect(target: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
-    let stream = tokio::time::timeout(timeout, TcpStream::connect(target))
+    let stream = fair::timeout(timeout, TcpStream::connect(target))
         .await
         .map_err(|_| Error::ConnectTimeout { target, timeout })?
         .map_err(|source| Error::Connect { target, source })?;
