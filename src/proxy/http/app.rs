@@ -142,31 +142,35 @@ impl Shared {
     }
 }
 
-/// Closes what has been idle for too long, until the drain starts, when nothing idle is kept.
+/// Closes what has been idle for too long, until the drain starts: then everything ends with its last request.
 async fn sweep(shared: std::sync::Weak<Shared>, drain: Drain) {
     loop {
         let Some(every) = shared.upgrade().map(|shared| shared.options.idle_timeout.max(Duration::from_secs(1))) else {
             return;
         };
-        let draining = tokio::select! {
-            () = tokio::time::sleep(every) => false,
-            () = drain.started() => true,
-        };
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = drain.started() => break,
+        }
         let Some(shared) = shared.upgrade() else { return };
         shared.apps().retain(|_, app| {
             let is_fresh = |idle: &Idle| !idle.sender.is_closed() && idle.since.elapsed() < shared.options.idle_timeout;
-            app.idle().retain(|idle| !draining && is_fresh(idle));
+            app.idle().retain(is_fresh);
             // It is locked while connecting, and so in use.
             let is_unused = app.shared.try_lock().is_ok_and(|mut shared| {
-                // The task of a connection ends with its last sender, and each stream under way has one.
-                shared.take_if(|sender| draining || sender.is_closed());
+                shared.take_if(|sender| sender.is_closed());
                 shared.is_none()
             });
             Arc::strong_count(app) > 1 || !is_unused || !app.idle().is_empty()
         });
-        if draining {
-            return;
-        }
+    }
+    let Some(shared) = shared.upgrade() else { return };
+    let apps = std::mem::take(&mut *shared.apps());
+    for app in apps.into_values() {
+        app.idle().clear();
+        // Also one that was being made when the drain started. The task of a connection ends with its last sender, and each stream under
+        // way has one.
+        app.shared.lock().await.take();
     }
 }
 
@@ -296,7 +300,10 @@ impl App {
                 tracing::debug!(%error, "an HTTP/2 connection to the app broke");
             }
         });
-        *shared = Some(sender.clone());
+        // Once the drain has started nobody takes it out again, and it would hold the drain.
+        if !self.drain.has_started() {
+            *shared = Some(sender.clone());
+        }
         Ok(sender)
     }
 
