@@ -43,9 +43,15 @@ check: ## formatting, lints, unit and process tests: about a minute when little 
 	@$(stage) "unit and process tests" cargo test --locked
 
 .PHONY: test
-test: ## everything: `check`, the release binary, and the cluster tests
+test: ## everything: `check`, HTTP/2 conformance, the release binary, and the cluster tests
 	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory test-h2spec
 	@$(MAKE) --no-print-directory test-cluster
+
+.PHONY: test-h2spec
+test-h2spec: ## the conformance suite of HTTP/2 against the proxy; needs Go, which builds it
+	@PATH="$$PATH:/usr/local/go/bin" $(stage) "build h2spec" go build -C tests/h2spec -o $(abspath $(target_dir))/h2spec github.com/summerwind/h2spec/cmd/h2spec
+	@$(stage) "HTTP/2 conformance" env H2SPEC=$(abspath $(target_dir))/h2spec cargo test --locked --test hawser -- --ignored h2spec
 
 .PHONY: test-cluster
 test-cluster: ## the proofs: an installed mesh on a real Kubernetes (TEST=name runs some, KEEP=1 leaves the cluster)

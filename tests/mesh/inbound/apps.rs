@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hawser::net::drain::Drain;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Frame;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// How many connections the apps of this process have accepted, by address.
 static ACCEPTED: Mutex<BTreeMap<SocketAddr, usize>> = Mutex::new(BTreeMap::new());
@@ -92,6 +94,89 @@ pub(super) async fn grpc() -> SocketAddr {
         let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
     })
     .await
+}
+
+/// Speaks HTTP/2 only, reads each request to its end and answers with a few bytes.
+pub(super) async fn http2() -> SocketAddr {
+    listen(|stream| async move {
+        let answer = service_fn(|request: Request<Incoming>| async move {
+            let body = if request.method() == Method::HEAD { "" } else { "a few bytes" };
+            request.into_body().collect().await?;
+            Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(body))))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(Drain::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+    })
+    .await
+}
+
+/// What an app has heard, byte for byte.
+#[derive(Clone, Default)]
+pub(super) struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+/// Notes what it hears, and says `response` to the end of each head.
+pub(super) async fn recorder(response: &'static [u8]) -> (SocketAddr, Heard) {
+    let heard = Heard::default();
+    let app = heard.clone();
+    let address = listen(move |mut stream| {
+        let app = app.clone();
+        async move {
+            let mut head = Vec::new();
+            while let Ok(byte) = stream.read_u8().await {
+                app.0.lock().unwrap().push(byte);
+                head.push(byte);
+                if head.ends_with(b"\r\n\r\n") {
+                    head.clear();
+                    let _ = stream.write_all(response).await;
+                }
+            }
+        }
+    })
+    .await;
+    (address, heard)
+}
+
+/// What keeps an app from answering.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    pub(super) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// How many requests wait.
+    pub(super) fn held(&self) -> usize {
+        self.0.receiver_count()
+    }
+}
+
+/// Speaks HTTP/1 and HTTP/2, and answers nobody until the gate is open.
+pub(super) async fn gate() -> (SocketAddr, Gate) {
+    let gate = Gate(Arc::new(watch::Sender::new(false)));
+    let app = gate.clone();
+    let address = listen(move |stream| {
+        let app = app.clone();
+        async move {
+            let answer = service_fn(|_| {
+                let mut open = app.0.subscribe();
+                async move {
+                    open.wait_for(|open| *open).await.unwrap();
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"at last"))))
+                }
+            });
+            let builder = hyper_util::server::conn::auto::Builder::new(Drain::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+        }
+    })
+    .await;
+    (address, gate)
 }
 
 /// Greets before it has heard anything, then sends back what it hears until that ends, and a farewell after it.

@@ -1,6 +1,9 @@
 //! The way in: what peers, strangers and impostors get from a pod's proxy.
 
 mod apps;
+mod drain;
+mod h2spec;
+mod hostile;
 mod repeat;
 mod world;
 
@@ -402,16 +405,4 @@ async fn connections_are_on_record_with_what_was_measured() {
     let label = format!(r#"tls="true",client_id="{CART}""#);
     assert!(metrics.lines().any(|line| line.starts_with("tcp_close_total{") && line.contains(&label)), "{metrics}");
     assert!(metrics.contains("inbound_tcp_transport_header_connections_total{"), "{metrics}");
-}
-
-#[tokio::test]
-async fn a_drain_closes_idle_connections_and_finishes_the_others() {
-    let (pod, app) = (Pod::start(), apps::http1().await);
-    let mut idle = pod.dial(app).await;
-    idle.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
-    read(&mut idle, 15).await;
-    pod.drain.start();
-    let mut rest = Vec::new();
-    idle.read_to_end(&mut rest).await.unwrap();
-    assert!(pod.drain.finish(std::time::Duration::from_secs(10)).await, "nothing is left that holds the drain");
 }

@@ -107,6 +107,8 @@ impl InboundServerPolicies for Control {
 }
 
 impl Pod {
+    pub(super) const IN_FLIGHT_MAX: usize = 100;
+
     pub(super) fn start() -> Self {
         Self::with_policy(DefaultPolicy::AllUnauthenticated)
     }
@@ -154,7 +156,7 @@ impl Pod {
             keepalive: Some(Duration::from_secs(10)),
             user_timeout: Some(Duration::from_secs(30)),
             app: AppOptions { connect_timeout: Duration::from_secs(1), idle_timeout: Duration::from_secs(3) },
-            in_flight_max: 100,
+            in_flight_max: Self::IN_FLIGHT_MAX,
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
         };
         let inbound = Inbound::new(options, tls, policies.clone(), connections.clone(), metrics.clone(), drain.clone());
@@ -171,6 +173,20 @@ impl Pod {
         let inbound = self.inbound.clone();
         self.drain.spawn(async move { inbound.accept(stream, peer, target).await });
         client
+    }
+
+    /// Where whoever connects is a client of `target` that is not in the pod.
+    pub(super) async fn listen(&self, target: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (inbound, drain) = (self.inbound.clone(), self.drain.clone());
+        self.drain.spawn(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                let (inbound, peer) = (inbound.clone(), SocketAddr::new(IpAddr::from([10, 9, 8, 7]), peer.port()));
+                drain.spawn(async move { inbound.accept(stream, peer, target).await });
+            }
+        });
+        address
     }
 
     /// A connection to the inbound port itself.

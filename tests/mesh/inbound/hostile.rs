@@ -1,0 +1,276 @@
+//! Clients and apps that break the rules: what they cost, and that neither the other end nor anybody else notices.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use hawser::mesh::Protocol;
+use http::Request;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::world::{Pod, becomes_true};
+use super::{apps, get, header};
+
+/// What a client that writes this and no more gets back, in whole.
+async fn answer_to(pod: &Pod, app: SocketAddr, said: &[u8]) -> String {
+    let mut stream = pod.dial(app).await;
+    // The proxy may have hung up before it has heard all.
+    let _ = stream.write_all(said).await;
+    let _ = stream.shutdown().await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn is_served(pod: &Pod) {
+    let answer = get(pod.dial(apps::http1().await).await, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+fn post(headers: &str, body: &str) -> String {
+    format!("POST / HTTP/1.1\r\nhost: web\r\n{headers}\r\n\r\n{body}")
+}
+
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: web\r\n\r\n";
+
+#[tokio::test]
+async fn a_request_that_two_readers_could_end_differently_reaches_no_app() {
+    let pod = Pod::start();
+    for (what, headers) in [
+        ("two lengths", "content-length: 4\r\ncontent-length: 40"),
+        ("a list of lengths", "content-length: 4, 40"),
+        ("a signed length", "content-length: +4"),
+        ("a length in hexadecimal", "content-length: 0x4"),
+        ("an unknown coding", "transfer-encoding: xchunked"),
+        ("chunked before another coding", "transfer-encoding: chunked, identity"),
+        ("a blank before the colon", "transfer-encoding : chunked"),
+        ("a folded header", "transfer-encoding:\r\n chunked"),
+        ("a folded header of another name", "x: a\r\n content-length: 4"),
+        ("a bare carriage return", "x: a\rtransfer-encoding: chunked"),
+        ("a zero byte", "x: a\0b"),
+    ] {
+        let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let answer = answer_to(&pod, app, post(headers, SMUGGLED).as_bytes()).await;
+        assert!(!answer.contains("HTTP/1.1 200"), "{what}: {answer}");
+        assert_eq!(heard.text(), "", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_hears_of_one_length_only() {
+    let pod = Pod::start();
+    let both = "content-length: 4\r\ntransfer-encoding: chunked";
+    for body in ["0\r\n\r\n", &format!("4\r\nabcd\r\n0\r\n\r\n{SMUGGLED}")] {
+        let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        answer_to(&pod, app, post(both, body).as_bytes()).await;
+        for head in heard.text().split("\r\n\r\n") {
+            let head = head.to_ascii_lowercase();
+            let has_both = head.contains("content-length:") && head.contains("transfer-encoding:");
+            assert!(!has_both, "{head}");
+        }
+    }
+    let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let endless = post("transfer-encoding: chunked", &format!("fffffffffffffffff\r\n{SMUGGLED}"));
+    answer_to(&pod, app, endless.as_bytes()).await;
+    assert!(!heard.text().contains("smuggled"), "{}", heard.text());
+}
+
+#[tokio::test]
+async fn a_response_that_two_readers_could_end_differently_reaches_no_client() {
+    let pod = Pod::start();
+    for (what, response) in [
+        ("two lengths", &b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 40\r\n\r\nabcd"[..]),
+        ("a signed length", b"HTTP/1.1 200 OK\r\ncontent-length: +4\r\n\r\nabcd"),
+        ("a folded header", b"HTTP/1.1 200 OK\r\nx: a\r\n content-length: 4\r\n\r\nabcd"),
+        ("a bare carriage return", b"HTTP/1.1 200 OK\r\nx: a\rset-cookie: b\r\ncontent-length: 4\r\n\r\nabcd"),
+    ] {
+        let (app, _) = apps::recorder(response).await;
+        let answer = get(pod.dial(app).await, "").await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
+    }
+    let both = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
+    let (app, _) = apps::recorder(both).await;
+    let answer = get(pod.dial(app).await, "").await.to_ascii_lowercase();
+    assert!(!(answer.contains("content-length:") && answer.contains("transfer-encoding:")), "{answer}");
+}
+
+#[tokio::test]
+async fn heads_of_any_size_are_refused_past_a_bound() {
+    let pod = Pod::start();
+    let many: String = (0..1000).map(|at| format!("x-{at}: y\r\n")).collect();
+    let long = format!("x: {}\r\n", "y".repeat(2 << 20));
+    for headers in [many, long] {
+        let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let said = format!("GET / HTTP/1.1\r\nhost: web\r\n{headers}\r\n");
+        let answer = answer_to(&pod, app, said.as_bytes()).await;
+        assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
+        assert_eq!(heard.text(), "");
+    }
+    is_served(&pod).await;
+}
+
+#[tokio::test]
+async fn heads_that_are_never_finished_hold_nobody_up() {
+    let (pod, app) = (Pod::start(), apps::http1().await);
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let mut stream = pod.dial(app).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+        slow.push(stream);
+    }
+    for stream in &mut slow {
+        stream.write_all(b"y").await.unwrap();
+    }
+    is_served(&pod).await;
+}
+
+#[tokio::test]
+async fn a_client_hello_without_end_is_not_collected() {
+    let pod = Pod::start();
+    // A record that says it holds 64 KB, of a ClientHello whose server name fills it.
+    let hello = [&[0x16, 3, 1, 0xff, 0xff, 1, 0, 0xff, 0xfb, 3, 3][..], &[b'a'; 60_000]].concat();
+    let mut stream = pod.dial_direct().await;
+    let _ = stream.write_all(&hello).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "{answer:?}");
+    is_served(&pod).await;
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// `GET http://web/`, as HPACK has it.
+const GET: &[u8] = b"\x82\x86\x84\x41\x03web";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends an HTTP/2 client's frames for as long as the proxy takes them, and gives the kinds of those it sends.
+async fn frames_answered(pod: &Pod, app: SocketAddr, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let (mut read, mut write) = pod.dial(app).await.into_split();
+    let say = async {
+        write.write_all(PREFACE).await?;
+        for frame in frames {
+            write.write_all(&frame).await?;
+        }
+        Ok::<_, std::io::Error>(write)
+    };
+    let hear = async {
+        let mut kinds = Vec::new();
+        loop {
+            let mut head = [0; 9];
+            if read.read_exact(&mut head).await.is_err() {
+                return kinds;
+            }
+            kinds.push(head[3]);
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            if tokio::io::copy(&mut (&mut read).take(length.into()), &mut tokio::io::sink()).await.is_err() {
+                return kinds;
+            }
+            if head[3] == GOAWAY {
+                return kinds;
+            }
+        }
+    };
+    let both = async { tokio::join!(say, hear) };
+    tokio::time::timeout(std::time::Duration::from_secs(60), both).await.expect("nobody ends it").1
+}
+
+#[tokio::test]
+async fn a_client_that_opens_and_resets_streams_without_end_is_sent_away() {
+    let (pod, app) = (Pod::start(), apps::http2().await);
+    let rapid = (0..200_000u32).map(|at| {
+        let stream = 2 * at + 1;
+        [frame(HEADERS, END_STREAM | END_HEADERS, stream, GET), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    });
+    let kinds = frames_answered(&pod, app, rapid).await;
+    assert_eq!(kinds.last(), Some(&GOAWAY), "{kinds:?}");
+    is_served(&pod).await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_continued_without_end_ends_the_connection() {
+    let (pod, app) = (Pod::start(), apps::http2().await);
+    let header = [&b"\x00\x01x\x7f\x81\x7e"[..], &[b'y'; 16_000]].concat();
+    let begun = std::iter::once(frame(HEADERS, 0, 1, GET));
+    let endless = begun.chain((0..10_000).map(move |_| frame(CONTINUATION, 0, 1, &header)));
+    let kinds = frames_answered(&pod, app, endless).await;
+    assert!(!kinds.contains(&HEADERS), "{kinds:?}");
+    is_served(&pod).await;
+}
+
+#[tokio::test]
+async fn settings_and_pings_without_end_cost_their_sender_only() {
+    let (pod, app) = (Pod::start(), apps::http2().await);
+    for flood in [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[0; 8])] {
+        let mut stream = pod.dial(app).await;
+        stream.write_all(PREFACE).await.unwrap();
+        // The sender reads none of the acknowledgements: these are what must not be collected.
+        let many = flood.repeat(1000);
+        let flooding = async {
+            for _ in 0..1000 {
+                if stream.write_all(&many).await.is_err() {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = flooding => {}
+            () = is_served(&pod) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_header_comes_in_within_another() {
+    let pod = Pod::start();
+    let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let value = b"b\r\nx-evil: 1";
+    let injected = [GET, b"\x00\x0el5d-orig-proto\x08HTTP/1.1\x00\x03x-a", &[value.len() as u8], value].concat();
+    let fair = [GET, b"\x00\x0el5d-orig-proto\x08HTTP/1.1"].concat();
+    let requests = [
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &injected),
+        frame(HEADERS, END_STREAM | END_HEADERS, 3, &fair),
+        frame(GOAWAY, 0, 0, &[0; 8]),
+    ];
+    frames_answered(&pod, app, requests.into_iter()).await;
+    assert!(!heard.text().contains("x-evil"), "{}", heard.text());
+}
+
+#[tokio::test]
+async fn too_many_requests_are_refused_and_then_served_again() {
+    let pod = Pod::start();
+    let (app, gate) = apps::gate().await;
+    let stream = pod.connect(header(app, Protocol::Http2)).await;
+    let drain = hawser::net::drain::Drain::new();
+    let builder = hyper::client::conn::http2::Builder::new(drain.clone());
+    let (sender, connection) = builder.handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.unwrap();
+    drain.spawn(connection);
+    let send = || {
+        let mut sender = sender.clone();
+        drain.spawn(async move {
+            let request = Request::get("http://web.shop/").body(Empty::new()).unwrap();
+            sender.send_request(request).await.unwrap().status().as_u16()
+        })
+    };
+    let held: Vec<_> = (0..Pod::IN_FLIGHT_MAX).map(|_| send()).collect();
+    becomes_true("all places are taken", || gate.held() == Pod::IN_FLIGHT_MAX).await;
+    assert_eq!(send().await.unwrap(), 503);
+    gate.open();
+    for request in held {
+        assert_eq!(request.await.unwrap(), 200);
+    }
+    assert_eq!(send().await.unwrap(), 200);
+    assert!(pod.metrics.encode().unwrap().contains("error=\"loadshed\""));
+}
