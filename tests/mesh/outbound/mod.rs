@@ -299,7 +299,8 @@ async fn a_client_that_hesitates_before_an_http2_server_is_carried_as_http2() {
         let stream = pod.connect(SERVICE).await;
         let Seen::Header(header, _) = peer.next().await else { panic!("no header") };
         assert_eq!(header.protocol, Protocol::Opaque, "the server is dialled while the client is silent");
-        assert_eq!(call_on(stream).await.status(), 200);
+        let response = call_on(stream).await;
+        assert_eq!(response.into_body().collect().await.unwrap().trailers().unwrap()["grpc-status"], "7");
         loop {
             match peer.next().await {
                 Seen::Header(header, _) => assert_eq!(header.protocol, Protocol::Http2),
@@ -307,7 +308,11 @@ async fn a_client_that_hesitates_before_an_http2_server_is_carried_as_http2() {
             }
         }
     }
-    assert_eq!(pod.metric("response_total", &["direction=\"outbound\"", "grpc_status=\"7\""]), 2.0);
+    let labels = ["direction=\"outbound\"", "grpc_status=\"7\""];
+    eventually("both calls are counted", SOON, || match pod.metric("response_total", &labels) {
+        2.0 => Ok(()),
+        other => Err(other),
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
