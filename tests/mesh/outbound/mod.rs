@@ -399,8 +399,10 @@ async fn a_forbidding_policy_resets_the_connection() {
     let forbidden = policy::opaque_route::filter::Kind::Forbidden(opaque_route::Forbidden {});
     let filters = vec![policy::opaque_route::Filter { kind: Some(forbidden) }];
     control.policy(SERVICE, opaque(AUTHORITY, filters));
-    let mut stream = pod.connect(SERVICE).await;
-    let refused = stream.read_u8().await.unwrap_err();
+    let refused = match pod.try_connect(SERVICE).await {
+        Ok(mut stream) => stream.read_u8().await.unwrap_err(),
+        Err(refused) => refused,
+    };
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(peer.seen.try_recv().is_err());
 }

@@ -128,12 +128,17 @@ impl Pod {
 
     /// A connection of the app's to `target`, as redirection would bring it to the proxy.
     pub(crate) async fn connect(&self, target: &str) -> TcpStream {
+        self.try_connect(target).await.unwrap()
+    }
+
+    /// The same, where the proxy may reset it before it is there for its client.
+    pub(crate) async fn try_connect(&self, target: &str) -> std::io::Result<TcpStream> {
         let target = target.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = self.outbound.clone().serve(listener, move |_| Ok(target));
         self.drain.spawn(serving);
-        TcpStream::connect(address).await.unwrap()
+        TcpStream::connect(address).await
     }
 
     /// One HTTP/1.1 request on a connection of its own; the whole response as text.
