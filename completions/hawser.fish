@@ -41,6 +41,7 @@ complete -c hawser -n "__fish_hawser_needs_command" -f -a "image" -d 'Write a co
 complete -c hawser -n "__fish_hawser_needs_command" -f -a "inject" -d 'Add the mesh to manifests, to be piped to `kubectl apply -f -`'
 complete -c hawser -n "__fish_hawser_needs_command" -f -a "install" -d 'Print the installation, to be piped to `kubectl apply -f -`'
 complete -c hawser -n "__fish_hawser_needs_command" -f -a "run" -d 'Run a role of the mesh; what pods start'
+complete -c hawser -n "__fish_hawser_needs_command" -f -a "trust" -d 'Whom the mesh believes, and how that is replaced'
 complete -c hawser -n "__fish_hawser_needs_command" -f -a "uninject" -d 'Take the mesh out of manifests'
 complete -c hawser -n "__fish_hawser_needs_command" -f -a "uninstall" -d 'Print what to delete, to be piped to `kubectl delete -f -`'
 complete -c hawser -n "__fish_hawser_needs_command" -f -a "version" -d 'Show the versions of the client, the control plane and the proxies'
@@ -411,6 +412,51 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "proxy" -d 'The data plane, beside each app'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "sample" -d 'Sample apps for demos and tests'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort rotate status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l anchor -d 'The trust anchor: no pod is restarted, and it takes as long as a certificate lives'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l issuer -d 'The issuer, under the same anchor'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s o -l output -d 'How to print it' -r -f -a "json\t''
+text\t''"
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s w -l watch -d 'Go on until no rotation is under way'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hawser -n "__fish_hawser_using_subcommand uninject" -s o -l output -d 'How to print the manifests' -r -f -a "json\t'One object a line'
 yaml\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand uninject" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
@@ -446,19 +492,20 @@ complete -c hawser -n "__fish_hawser_using_subcommand version" -l proxy -d 'Acce
 complete -c hawser -n "__fish_hawser_using_subcommand version" -l verbose -d 'Log what is being done, to standard error'
 complete -c hawser -n "__fish_hawser_using_subcommand version" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hawser -n "__fish_hawser_using_subcommand version" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "check" -d 'Check that the mesh is healthy'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "completion" -d 'Print the completions of a shell'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "docs" -d 'Print the reference of all commands as Markdown, or write manual pages'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "edges" -d 'Show who talks to whom, and whether it is secured'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "identity" -d 'Show and verify the certificates of pods'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "image" -d 'Write a container image of this very binary'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "inject" -d 'Add the mesh to manifests, to be piped to `kubectl apply -f -`'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "install" -d 'Print the installation, to be piped to `kubectl apply -f -`'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "run" -d 'Run a role of the mesh; what pods start'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "uninject" -d 'Take the mesh out of manifests'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "uninstall" -d 'Print what to delete, to be piped to `kubectl delete -f -`'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "version" -d 'Show the versions of the client, the control plane and the proxies'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run uninject uninstall version help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "check" -d 'Check that the mesh is healthy'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "completion" -d 'Print the completions of a shell'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "docs" -d 'Print the reference of all commands as Markdown, or write manual pages'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "edges" -d 'Show who talks to whom, and whether it is secured'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "identity" -d 'Show and verify the certificates of pods'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "image" -d 'Write a container image of this very binary'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "inject" -d 'Add the mesh to manifests, to be piped to `kubectl apply -f -`'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "install" -d 'Print the installation, to be piped to `kubectl apply -f -`'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "run" -d 'Run a role of the mesh; what pods start'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "trust" -d 'Whom the mesh believes, and how that is replaced'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "uninject" -d 'Take the mesh out of manifests'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "uninstall" -d 'Print what to delete, to be piped to `kubectl delete -f -`'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "version" -d 'Show the versions of the client, the control plane and the proxies'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and not __fish_seen_subcommand_from check completion docs edges identity image inject install run trust uninject uninstall version help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "await" -d 'Waits until the proxy of this pod is ready; what a container\'s hook runs'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "destination" -d 'Discovery and policy: tells proxies where services are, and who may call whom'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "identity" -d 'The certificate authority: signs the certificates of proxies'
@@ -466,3 +513,6 @@ complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subc
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "injector" -d 'The admission webhook: adds the proxy to pods'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "proxy" -d 'The data plane, beside each app'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "sample" -d 'Sample apps for demos and tests'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'

@@ -14,6 +14,7 @@ mod manifests;
 pub mod output;
 mod proxy_flags;
 pub mod run;
+mod trust;
 mod uninject;
 mod uninstall;
 mod version;
@@ -92,6 +93,7 @@ enum Command {
     Install(install::Args),
     #[command(hide = true)]
     Run(run::Args),
+    Trust(trust::Args),
     Uninject(uninject::Args),
     Uninstall(uninstall::Args),
     Version(version::Args),
@@ -203,6 +205,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Inject(args) => inject::run(&global, &args, &mut out),
         Command::Install(args) => install::run(&global, &args, &mut out),
         Command::Run(args) => run::run(args),
+        Command::Trust(args) => trust::run(&global, &args, &mut out),
         Command::Uninject(args) => uninject::run(&args, &mut out),
         Command::Uninstall(args) => uninstall::run(&global, &args, &mut out),
         Command::Version(args) => version::run(&global, &args, &mut out),

@@ -69,7 +69,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         trust_bundle::keep_copy(&role);
         let (authority, metrics, trust) = {
             let mut registry = role.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let authority = Authority::new(role.client.clone(), &role.common, Status::register(&mut registry));
+            let authority = Authority::new(
+                role.client.clone(),
+                &role.common,
+                issuance_lifetime + 2 * clock_skew_allowance,
+                Status::register(&mut registry),
+                role.drain.clone(),
+            );
             let trust = Trust::new(authority.bundle(), &mut registry, role.drain.clone());
             (authority, Metrics::register(&mut registry), trust)
         };
@@ -90,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         // From here on proxies hear "not ready yet" at once, rather than nothing.
         let address = serve(address, certify, trust, &role.drain).await?;
         tracing::info!(%address, "serving the identity API");
-        role.drain.spawn(authority.keep(block, role.drain.clone()));
+        role.drain.spawn(authority.keep(block));
         Ok(())
     })
 }

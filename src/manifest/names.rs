@@ -61,6 +61,9 @@ pub const ISSUER_SECRET: &str = "hawser-identity-issuer";
 /// The bundle, for everyone to read: key [`BUNDLE_KEY`].
 pub const BUNDLE_CONFIG_MAP: &str = "hawser-trust-bundle";
 pub const BUNDLE_KEY: &str = "ca-bundle.crt";
+/// Beside it: where a rotation of the anchor stands, and what is asked of the identity role.
+pub const ROTATION_KEY: &str = "rotation";
+pub const REQUEST_KEY: &str = "request";
 /// The volume in memory through which a role gives the bundle to the proxy of its pod.
 pub const BUNDLE_VOLUME: &str = "hawser-trust-bundle";
 pub const BUNDLE_DIR: &str = "/var/run/hawser/trust-bundle";

@@ -136,6 +136,18 @@ impl Anchor {
         self.0.signer.key().serialize_pem()
     }
 
+    /// Whether less than a fifth of the anchor's life is left at `now`: of ten years, two for a successor to be believed everywhere.
+    pub fn needs_rotation(&self, now: SystemTime) -> bool {
+        let life = self.0.certificate.not_after().duration_since(self.0.certificate.not_before()).unwrap_or_default();
+        self.0.certificate.not_after().duration_since(now).unwrap_or_default() < life / 5
+    }
+
+    /// Whether this anchor signed `issuer`. Names do not tell, for an anchor and its successor have the same; so a leaf is made and verified.
+    pub fn signed(&self, issuer: &Issuer) -> bool {
+        let only = Bundle::parse_pem(&self.0.certificate.to_pem());
+        only.is_ok_and(|only| issuer.validate(&only, issuer.certificate().not_before()).is_ok())
+    }
+
     /// Makes a new issuer under this anchor, valid for 90 days but never longer than the anchor.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod certificate;
 mod csr;
 mod issuer;
 mod leaf_key;
+mod rotation;
 pub mod serving;
 
 pub use bundle::{Bundle, InvalidBundle, NotTrusted};
@@ -21,3 +22,4 @@ pub use certificate::{Certificate, InvalidCertificate};
 pub use csr::{Csr, InvalidCsr, WrongCsr};
 pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};
+pub use rotation::{Phase, Request, Rotation};

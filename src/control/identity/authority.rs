@@ -8,8 +8,10 @@
 //!
 //! Start at [`Authority::keep`].
 
+mod believers;
 mod plan;
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,25 +34,30 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::control::Common;
-use crate::manifest::names::{ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, IDENTITY, ISSUER_SECRET};
+use crate::manifest::names::{
+    ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, IDENTITY, ISSUER_SECRET, REQUEST_KEY, ROTATION_KEY,
+};
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::readiness::BlockReady;
-use crate::pki::{Bundle, Certificate, Issuer, NotTrusted};
+use crate::pki::{Bundle, Certificate, Issuer, NotTrusted, Phase, Rotation};
 use crate::telemetry::error_chain;
-pub use plan::{KeyPem, Next, Stored, Trouble, next};
+pub use plan::{KeyPem, Next, Settings, State, Stored, Trouble, next};
 
 /// How often the objects are read again, although changes are watched: time passes too, and a watch can be silent for reasons of its own.
 const REREAD_INTERVAL: Duration = Duration::from_secs(15);
 /// The waits after a failure: the whole mesh waits for the first success.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
-/// Anchor, bundle, issuer: three writes; twice that for replicas that get in each other's way, and some to spare.
-const STEPS_MAX: usize = 12;
+/// Anchor, bundle, issuer: three writes, and a phase of a rotation is as many; twice that for replicas that get in each other's way, and some to
+/// spare.
+const STEPS_MAX: usize = 16;
 /// One request to the API server.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// The keys of a Secret in the two schemes people have: Linkerd's own, and that of Kubernetes and cert-manager.
 const KEY_NAMES: [(&str, &str); 2] = [("crt.pem", "key.pem"), ("tls.crt", "tls.key")];
+/// The other anchor of a rotation, in the same Secret: so that both are always written at once.
+const SUCCESSOR_NAMES: (&str, &str) = ("successor-crt.pem", "successor-key.pem");
 
 /// What leaves are signed with, and what proxies believe; each has been checked against the other.
 #[derive(Debug)]
@@ -109,16 +116,19 @@ pub struct Status {
 pub struct Authority {
     client: Client,
     namespace: String,
-    trust_domain: String,
+    settings: Settings,
+    drain: Drain,
     status: Status,
     recorder: Recorder,
 }
 
 impl Authority {
-    pub fn new(client: Client, common: &Common, status: Status) -> Self {
+    /// `leaf_life` is how long a leaf can live after it was signed, by any clock.
+    pub fn new(client: Client, common: &Common, leaf_life: Duration, status: Status, drain: Drain) -> Self {
         let recorder = Recorder::new(client.clone(), IDENTITY.into());
-        let (namespace, trust_domain) = (common.control_namespace.clone(), common.trust_domain.clone());
-        Self { client, namespace, trust_domain, status, recorder }
+        let namespace = common.control_namespace.clone();
+        let settings = Settings { trust_domain: common.trust_domain.clone(), leaf_life };
+        Self { client, namespace, settings, drain, status, recorder }
     }
 
     /// What to sign with: none until the cluster's objects have been read, and made if need be.
@@ -132,7 +142,8 @@ impl Authority {
     }
 
     /// Reads, makes and renews, until the drain. `block` is dropped once there is an issuer.
-    pub async fn keep(self, block: BlockReady, drain: Drain) {
+    pub async fn keep(self, block: BlockReady) {
+        let drain = self.drain.clone();
         let mut block = Some(block);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut last_trouble = String::new();
@@ -197,34 +208,72 @@ impl Authority {
             }
             // In this order, so that what is said to be missing does not depend on who answered first.
             let (mut anchor, mut issuer, mut bundle) = (anchor?, issuer?, bundle?);
-            let stored = Stored {
-                anchor: key_pem(&anchor),
-                issuer: key_pem(&issuer),
-                bundle: bundle.data.as_ref().and_then(|data| data.get(BUNDLE_KEY)).cloned(),
+            let data = bundle.data.clone().unwrap_or_default();
+            let mut stored = Stored {
+                anchor: key_pem(&anchor, KEY_NAMES.iter()),
+                successor: key_pem(&anchor, std::iter::once(&SUCCESSOR_NAMES)),
+                issuer: key_pem(&issuer, KEY_NAMES.iter()),
+                bundle: data.get(BUNDLE_KEY).cloned(),
+                rotation: rotation(&data),
+                request: data.get(REQUEST_KEY).filter(|text| !text.is_empty()).cloned(),
+                unbelieving: None,
             };
-            match next(&stored, &self.trust_domain, SystemTime::now())? {
+            stored.unbelieving = self.unbelieving(&stored).await;
+            match next(&stored, &self.settings, SystemTime::now())? {
                 Next::Ready(signing) => return Ok(*signing),
-                Next::WriteAnchor(new) => {
-                    fill(&mut anchor, new);
-                    if self.write(&secrets, "secret", ANCHOR_SECRET, &anchor).await? {
+                Next::WriteAnchors { anchor: first, successor } => {
+                    let is_first = stored.anchor.is_none();
+                    fill(&mut anchor, first);
+                    fill_successor(&mut anchor, successor);
+                    if self.write(&secrets, "secret", ANCHOR_SECRET, &anchor).await? && is_first {
                         self.note("TrustAnchorCreated", "made a new trust anchor".into()).await;
                     }
                 }
-                Next::WriteIssuer(new) => {
+                Next::WriteIssuer { issuer: new, is_asked } => {
                     fill(&mut issuer, new);
                     if self.write(&secrets, "secret", ISSUER_SECRET, &issuer).await? {
                         tracing::info!("made a new issuer");
+                        if is_asked {
+                            bundle.data.get_or_insert_default().remove(REQUEST_KEY);
+                            self.write(&config_maps, "config map", BUNDLE_CONFIG_MAP, &bundle).await?;
+                        }
                     }
                 }
-                Next::WriteBundle(text) => {
-                    bundle.data.get_or_insert_default().insert(BUNDLE_KEY.into(), text);
+                Next::WriteState(State { bundle: text, rotation, clears_request, note }) => {
+                    let data = bundle.data.get_or_insert_default();
+                    data.insert(BUNDLE_KEY.into(), text);
+                    match rotation.as_ref().map(serde_json::to_string) {
+                        Some(Ok(rotation)) => data.insert(ROTATION_KEY.into(), rotation),
+                        _ => data.remove(ROTATION_KEY),
+                    };
+                    if clears_request {
+                        data.remove(REQUEST_KEY);
+                    }
                     if self.write(&config_maps, "config map", BUNDLE_CONFIG_MAP, &bundle).await? {
-                        tracing::info!("published the trust bundle");
+                        match note {
+                            None => tracing::info!("wrote the trust bundle"),
+                            Some((false, reason, why)) => self.note(reason, why).await,
+                            Some((true, reason, why)) => {
+                                tracing::warn!(reason, "{why}");
+                                self.record(EventType::Warning, reason, &why).await;
+                            }
+                        }
                     }
                 }
             }
         }
         Err(Error::Unsettled)
+    }
+
+    /// Who does not believe the new anchor: asked only where the answer decides something, and never by a replica that has nothing to sign with yet.
+    async fn unbelieving(&self, stored: &Stored) -> Option<Vec<String>> {
+        stored.rotation.as_ref().filter(|rotation| rotation.phase == Phase::Publish)?;
+        let bundle = Bundle::parse_pem(stored.bundle.as_deref()?).ok()?;
+        if self.status.signing.borrow().is_none() {
+            return None;
+        }
+        let asked = believers::unbelieving(&self.client, &self.namespace, &bundle, &self.drain).await;
+        Some(asked.unwrap_or_else(|error| vec![format!("the meshed pods cannot be listed: {error}")]))
     }
 
     /// Proxies are told what the cluster says, whatever else is wrong with it; a text that is no bundle is left to [`next`] to complain about.
@@ -365,15 +414,38 @@ where
 const NOTE_CHARS_MAX: usize = 900;
 
 /// Certificate and key of a Secret, in either scheme; none where it has not been filled.
-fn key_pem(secret: &Secret) -> Option<KeyPem> {
+fn key_pem<'n>(secret: &Secret, mut names: impl Iterator<Item = &'n (&'n str, &'n str)>) -> Option<KeyPem> {
     let data = secret.data.as_ref()?;
     let text = |name: &str| data.get(name).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
-    KEY_NAMES.iter().find_map(|(certificate, key)| match (text(certificate), text(key)) {
+    names.find_map(|(certificate, key)| match (text(certificate), text(key)) {
         (None, None) => None,
         (certificate, key) => {
             Some(KeyPem { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() })
         }
     })
+}
+
+/// Where a rotation stands; a text that nobody can read is no rotation, and is replaced by the next.
+fn rotation(data: &BTreeMap<String, String>) -> Option<Rotation> {
+    let text = data.get(ROTATION_KEY).filter(|text| !text.is_empty())?;
+    serde_json::from_str(text)
+        .inspect_err(|error| tracing::error!(%error, "cannot read where the rotation stands, so taking it for none"))
+        .ok()
+}
+
+fn fill_successor(secret: &mut Secret, new: Option<KeyPem>) {
+    let data = secret.data.get_or_insert_default();
+    let (certificate, key) = SUCCESSOR_NAMES;
+    match new {
+        Some(new) => {
+            data.insert(certificate.into(), ByteString(new.certificate.into_bytes()));
+            data.insert(key.into(), ByteString(new.key.into_bytes()));
+        }
+        None => {
+            data.remove(certificate);
+            data.remove(key);
+        }
+    }
 }
 
 fn fill(secret: &mut Secret, new: KeyPem) {

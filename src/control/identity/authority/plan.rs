@@ -5,11 +5,13 @@
 //!
 //! Start at [`next`].
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Signing;
 use crate::manifest::names::{ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, ISSUER_SECRET};
-use crate::pki::{Anchor, Bundle, CannotSign, InvalidBundle, InvalidIssuer, Issuer};
+use crate::pki::{
+    Anchor, Bundle, CannotSign, Certificate, InvalidBundle, InvalidIssuer, Issuer, Phase, Request, Rotation,
+};
 
 /// A certificate (or chain) and its key, as PEM.
 #[derive(Clone, Eq, PartialEq)]
@@ -24,22 +26,62 @@ impl std::fmt::Debug for KeyPem {
     }
 }
 
-/// What the cluster's objects hold.
+/// What the cluster's objects hold, and what proxies say of it.
 #[derive(Clone, Debug, Default)]
 pub struct Stored {
     pub anchor: Option<KeyPem>,
+    /// The other anchor, during a rotation.
+    pub successor: Option<KeyPem>,
     pub issuer: Option<KeyPem>,
     pub bundle: Option<String>,
+    pub rotation: Option<Rotation>,
+    pub request: Option<String>,
+    /// Who does not believe the whole bundle yet, and why. None: nobody has been asked.
+    pub unbelieving: Option<Vec<String>>,
+}
+
+/// What the plan depends on besides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub trust_domain: String,
+    /// How long a leaf can live after it was signed, by any clock.
+    pub leaf_life: Duration,
 }
 
 /// One step.
 #[derive(Debug)]
 pub enum Next {
-    WriteAnchor(KeyPem),
-    WriteBundle(String),
-    WriteIssuer(KeyPem),
+    WriteAnchors {
+        anchor: KeyPem,
+        successor: Option<KeyPem>,
+    },
+    WriteState(State),
+    /// Because of a request, if `is_asked`, which is then done with.
+    WriteIssuer {
+        issuer: KeyPem,
+        is_asked: bool,
+    },
     Ready(Box<Signing>),
 }
+
+/// What the config map is to say.
+#[derive(Debug)]
+pub struct State {
+    pub bundle: String,
+    pub rotation: Option<Rotation>,
+    /// Whether a request was done, or refused, with it.
+    pub clears_request: bool,
+    /// What people should know: whether it is a warning, a reason in one word, and why.
+    pub note: Option<(bool, &'static str, String)>,
+}
+
+/// A new anchor is believed by those who watch at once, but a pod may be created meanwhile with the bundle as it was. Those are there, and asked,
+/// after this.
+const PUBLISH_MIN: Duration = Duration::from_secs(30);
+/// Replicas that have not seen the new issuer yet sign with the old one; they read it again every 15 s.
+const EXPIRE_MARGIN: Duration = Duration::from_secs(60);
+/// Pods that are named as holding a rotation; more would be read by nobody.
+const NAMED_MAX: usize = 20;
 
 /// What cannot be mended without a person, and what that person can do.
 #[derive(Debug, thiserror::Error)]
@@ -66,52 +108,235 @@ pub enum Trouble {
 ///
 /// # Errors
 /// Where what is stored is broken, or belongs to others and does not fit together.
-pub fn next(stored: &Stored, trust_domain: &str, now: SystemTime) -> Result<Next, Trouble> {
-    let anchor = stored.anchor.as_ref().map(|pem| Anchor::parse_pem(&pem.certificate, &pem.key)).transpose();
-    let anchor = anchor.map_err(Trouble::Anchor)?;
+pub fn next(stored: &Stored, settings: &Settings, now: SystemTime) -> Result<Next, Trouble> {
+    let trust_domain = &settings.trust_domain;
+    let parse = |pem: &KeyPem| Anchor::parse_pem(&pem.certificate, &pem.key);
+    let anchor = stored.anchor.as_ref().map(parse).transpose().map_err(Trouble::Anchor)?;
+    let successor = stored.successor.as_ref().map(parse).transpose().map_err(Trouble::Anchor)?;
     let bundle = stored.bundle.as_deref().filter(|text| !text.trim().is_empty()).map(Bundle::parse_pem).transpose();
     let bundle = bundle.map_err(Trouble::Bundle)?;
     let issuer = stored.issuer.as_ref().map(|pem| Issuer::parse_pem(&pem.certificate, &pem.key)).transpose();
     let issuer = issuer.map_err(Trouble::Issuer)?;
+    let publish = |bundle: String| {
+        let rotation = stored.rotation.clone();
+        Ok(Next::WriteState(State { bundle, rotation, clears_request: false, note: None }))
+    };
 
     let bundle = match (&anchor, bundle) {
         (None, None) if issuer.is_some() => return Err(Trouble::IssuerWithoutBundle),
         (None, None) => {
             let new = Anchor::create(trust_domain, now)?;
-            return Ok(Next::WriteAnchor(KeyPem { certificate: new.certificate().to_pem(), key: new.key_pem() }));
+            return Ok(Next::WriteAnchors { anchor: pem(&new), successor: None });
         }
         // The bundle before the issuer: who gets a leaf of an issuer must be able to believe it.
-        (Some(anchor), None) => return Ok(Next::WriteBundle(anchor.certificate().to_pem())),
+        (Some(anchor), None) => return publish(anchor.certificate().to_pem()),
         (Some(anchor), Some(bundle)) if !bundle.anchors().contains(anchor.certificate()) => {
-            return Ok(Next::WriteBundle(bundle.to_pem() + &anchor.certificate().to_pem()));
+            return publish(bundle.to_pem() + &anchor.certificate().to_pem());
         }
         (_, Some(bundle)) => bundle,
     };
-    let issuer = match (anchor, issuer) {
-        (None, None) => return Err(Trouble::AnchorGone),
-        (Some(anchor), None) => return successor(&anchor, trust_domain, now),
-        (Some(anchor), Some(issuer)) if is_ours(&issuer, &anchor) && issuer.needs_renewal(now) => {
-            return successor(&anchor, trust_domain, now);
+    let Some(anchor) = anchor else {
+        let issuer = issuer.ok_or(Trouble::AnchorGone)?;
+        if stored.request.is_some() {
+            return Ok(refuse(
+                stored,
+                &bundle,
+                "the key of the anchor is not in the cluster: rotate it where it is kept",
+            ));
         }
-        (_, Some(issuer)) => issuer,
+        return ready(issuer, bundle, now);
     };
+    // Whoever brought an issuer renews it, and its anchor.
+    let anchors: Vec<&Anchor> = std::iter::once(&anchor).chain(&successor).collect();
+    if let Some(issuer) = issuer.as_ref().filter(|issuer| !anchors.iter().any(|anchor| anchor.signed(issuer))) {
+        if stored.request.is_some() {
+            return Ok(refuse(stored, &bundle, "the issuer was brought, and is not the mesh's own to replace"));
+        }
+        issuer.validate(&bundle, now).map_err(Trouble::Issuer)?;
+    } else {
+        let rotating = rotate(stored, settings, &anchor, successor.as_ref(), issuer.as_ref(), &bundle, now)?;
+        if let Some(step) = rotating {
+            return Ok(step);
+        }
+        let signing_anchor = signing_anchor(stored.rotation.as_ref(), &anchors).unwrap_or(&anchor);
+        if issuer.as_ref().is_none_or(|issuer| issuer.needs_renewal(now)) {
+            let issuer = new_issuer(signing_anchor, trust_domain, now)?;
+            return Ok(Next::WriteIssuer { issuer, is_asked: false });
+        }
+    }
+    ready(issuer.ok_or(Trouble::AnchorGone)?, bundle, now)
+}
+
+fn ready(issuer: Issuer, bundle: Bundle, now: SystemTime) -> Result<Next, Trouble> {
     issuer.validate(&bundle, now).map_err(Trouble::Issuer)?;
     Ok(Next::Ready(Box::new(Signing { issuer, bundle })))
 }
 
-fn successor(anchor: &Anchor, trust_domain: &str, now: SystemTime) -> Result<Next, Trouble> {
-    let new = anchor.create_issuer(trust_domain, now)?;
-    Ok(Next::WriteIssuer(KeyPem { certificate: new.chain_pem(), key: new.key_pem() }))
+/// The anchor whose issuer signs: the new one, once every proxy believes it.
+fn signing_anchor<'a>(rotation: Option<&Rotation>, anchors: &[&'a Anchor]) -> Option<&'a Anchor> {
+    let rotation = rotation?;
+    let wanted = if rotation.phase == Phase::Publish { &rotation.old } else { &rotation.new };
+    anchors.iter().copied().find(|anchor| anchor.certificate().fingerprint() == *wanted)
 }
 
-fn is_ours(issuer: &Issuer, anchor: &Anchor) -> bool {
-    issuer.certificate().issuer() == anchor.certificate().subject()
+/// The next step of a rotation, of its beginning or its end; none where there is nothing to do for it now.
+fn rotate(
+    stored: &Stored,
+    settings: &Settings,
+    anchor: &Anchor,
+    successor: Option<&Anchor>,
+    issuer: Option<&Issuer>,
+    bundle: &Bundle,
+    now: SystemTime,
+) -> Result<Option<Next>, Trouble> {
+    let request = stored.request.as_deref().filter(|text| !text.is_empty()).map(str::parse::<Request>);
+    let refused = |why: &str| Ok(Some(refuse(stored, bundle, why)));
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let begin = |phase, old: &Anchor, new: &Anchor| Rotation {
+        phase,
+        old: old.certificate().fingerprint(),
+        new: new.certificate().fingerprint(),
+        since,
+        waiting_for: Vec::new(),
+        waiting_for_count: 0,
+    };
+    let state = |bundle, rotation, clears_request, reason, why: String| {
+        Ok(Some(Next::WriteState(State { bundle, rotation, clears_request, note: Some((false, reason, why)) })))
+    };
+
+    let Some(rotation) = &stored.rotation else {
+        let is_due = anchor.needs_rotation(now);
+        match request {
+            Some(Err(())) => return refused("it is not known what is asked for"),
+            Some(Ok(Request::Abort)) => return refused("no rotation is under way"),
+            Some(Ok(Request::RotateIssuer)) => {
+                let issuer = new_issuer(anchor, &settings.trust_domain, now)?;
+                return Ok(Some(Next::WriteIssuer { issuer, is_asked: true }));
+            }
+            Some(Ok(Request::RotateAnchor)) => {}
+            None if is_due => {}
+            // What an aborted rotation left behind.
+            None if successor.is_some() => {
+                return Ok(Some(Next::WriteAnchors { anchor: pem(anchor), successor: None }));
+            }
+            None => return Ok(None),
+        }
+        let Some(successor) = successor else {
+            let new = Anchor::create(&settings.trust_domain, now)?;
+            return Ok(Some(Next::WriteAnchors { anchor: pem(anchor), successor: Some(pem(&new)) }));
+        };
+        let why = if is_due { "the trust anchor is due for replacement" } else { "it was asked for" };
+        let both = with(bundle, successor);
+        return state(both, Some(begin(Phase::Publish, anchor, successor)), true, "AnchorRotationStarted", why.into());
+    };
+
+    let find = |wanted: &str| {
+        std::iter::once(anchor).chain(successor).find(|anchor| anchor.certificate().fingerprint() == wanted)
+    };
+    let (old, new) = (find(&rotation.old), find(&rotation.new));
+    let Some(new) = new else {
+        let why = "the new anchor's key is gone from its secret; the rotation is given up".to_owned();
+        let note = Some((true, "AnchorRotationFailed", why));
+        let state = State { bundle: bundle.to_pem(), rotation: None, clears_request: true, note };
+        return Ok(Some(Next::WriteState(state)));
+    };
+    match request {
+        None => {}
+        Some(Ok(Request::Abort)) => {
+            return match (rotation.phase, old) {
+                (Phase::Publish, _) => {
+                    let why = "it was asked for; nothing had been signed under the new anchor".to_owned();
+                    state(without(bundle, &rotation.new), None, true, "AnchorRotationAborted", why)
+                }
+                (_, Some(old)) => {
+                    let why = "it was asked for; going back to the old anchor".to_owned();
+                    let back = begin(Phase::Switch, new, old);
+                    state(bundle.to_pem(), Some(back), true, "AnchorRotationAborted", why)
+                }
+                (_, None) => refused("the old anchor has been retired already"),
+            };
+        }
+        Some(_) => return refused("a rotation of the anchor is under way; `hawser trust abort` ends it"),
+    }
+    let elapsed = now.duration_since(rotation.since()).unwrap_or_default();
+    let is_under_new = issuer.is_some_and(|issuer| new.signed(issuer));
+    match rotation.phase {
+        Phase::Publish if !bundle.anchors().contains(new.certificate()) => {
+            let both = with(bundle, new);
+            state(both, Some(Rotation { since, ..rotation.clone() }), false, "AnchorRotationStarted", "again".into())
+        }
+        Phase::Publish => match &stored.unbelieving {
+            Some(none) if none.is_empty() && elapsed >= PUBLISH_MIN => {
+                let next = Rotation {
+                    phase: Phase::Switch,
+                    since,
+                    waiting_for: Vec::new(),
+                    waiting_for_count: 0,
+                    ..rotation.clone()
+                };
+                let why = "every proxy believes the new anchor".to_owned();
+                state(bundle.to_pem(), Some(next), false, "AnchorRotationSwitched", why)
+            }
+            Some(some) => {
+                let named: Vec<String> = some.iter().take(NAMED_MAX).cloned().collect();
+                if named == rotation.waiting_for && some.len() == rotation.waiting_for_count {
+                    return Ok(None);
+                }
+                let rotation = Rotation { waiting_for: named, waiting_for_count: some.len(), ..rotation.clone() };
+                let state =
+                    State { bundle: bundle.to_pem(), rotation: Some(rotation), clears_request: false, note: None };
+                Ok(Some(Next::WriteState(state)))
+            }
+            None => Ok(None),
+        },
+        Phase::Switch if !is_under_new => {
+            let issuer = new_issuer(new, &settings.trust_domain, now)?;
+            Ok(Some(Next::WriteIssuer { issuer, is_asked: false }))
+        }
+        Phase::Switch => {
+            let next = Rotation { phase: Phase::Expire, since, ..rotation.clone() };
+            let why = "signing under the new anchor; leaves under the old one live on for a while".to_owned();
+            state(bundle.to_pem(), Some(next), false, "AnchorRotationSigning", why)
+        }
+        Phase::Expire if !is_under_new || elapsed < settings.leaf_life + EXPIRE_MARGIN => Ok(None),
+        // The key first: an anchor that is in its secret is put into the bundle.
+        Phase::Expire if successor.is_some() => Ok(Some(Next::WriteAnchors { anchor: pem(new), successor: None })),
+        Phase::Expire => {
+            let why = "no certificate under the old anchor can be alive; nobody believes it any more".to_owned();
+            state(without(bundle, &rotation.old), None, false, "AnchorRotationFinished", why)
+        }
+    }
+}
+
+fn refuse(stored: &Stored, bundle: &Bundle, why: &str) -> Next {
+    let asked = stored.request.as_deref().unwrap_or_default();
+    let note = Some((true, "TrustRequestRefused", format!("{asked}: {why}")));
+    Next::WriteState(State { bundle: bundle.to_pem(), rotation: stored.rotation.clone(), clears_request: true, note })
+}
+
+fn with(bundle: &Bundle, anchor: &Anchor) -> String {
+    if bundle.anchors().contains(anchor.certificate()) {
+        return bundle.to_pem();
+    }
+    bundle.to_pem() + &anchor.certificate().to_pem()
+}
+
+fn without(bundle: &Bundle, fingerprint: &str) -> String {
+    let kept = bundle.anchors().iter().filter(|anchor| anchor.fingerprint() != fingerprint);
+    kept.map(Certificate::to_pem).collect()
+}
+
+fn pem(anchor: &Anchor) -> KeyPem {
+    KeyPem { certificate: anchor.certificate().to_pem(), key: anchor.key_pem() }
+}
+
+fn new_issuer(anchor: &Anchor, trust_domain: &str, now: SystemTime) -> Result<KeyPem, Trouble> {
+    let new = anchor.create_issuer(trust_domain, now)?;
+    Ok(KeyPem { certificate: new.chain_pem(), key: new.key_pem() })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const TRUST_DOMAIN: &str = "cluster.local";
@@ -121,12 +346,22 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600)
     }
 
+    fn settings() -> Settings {
+        Settings { trust_domain: TRUST_DOMAIN.into(), leaf_life: DAY }
+    }
+
     impl Stored {
         fn write(&mut self, step: Next) {
             match step {
-                Next::WriteAnchor(new) => self.anchor = Some(new),
-                Next::WriteBundle(new) => self.bundle = Some(new),
-                Next::WriteIssuer(new) => self.issuer = Some(new),
+                Next::WriteAnchors { anchor, successor } => (self.anchor, self.successor) = (Some(anchor), successor),
+                Next::WriteState(State { bundle, rotation, clears_request, .. }) => {
+                    (self.bundle, self.rotation) = (Some(bundle), rotation);
+                    self.request = self.request.take().filter(|_| !clears_request);
+                }
+                Next::WriteIssuer { issuer, is_asked } => {
+                    self.issuer = Some(issuer);
+                    self.request = self.request.take().filter(|_| !is_asked);
+                }
                 Next::Ready(_) => {}
             }
         }
@@ -134,7 +369,7 @@ mod tests {
         /// Takes steps until there are none, and counts them.
         fn settle(&mut self, now: SystemTime) -> (Box<Signing>, usize) {
             for steps in 0.. {
-                match next(self, TRUST_DOMAIN, now).unwrap() {
+                match next(self, &settings(), now).unwrap() {
                     Next::Ready(signing) => return (signing, steps),
                     step => self.write(step),
                 }
@@ -164,8 +399,7 @@ mod tests {
         let mut stored = Stored::default();
         for _ in 0..3 {
             let seen = stored.clone();
-            let (first, second) =
-                (next(&seen, TRUST_DOMAIN, now()).unwrap(), next(&seen, TRUST_DOMAIN, now()).unwrap());
+            let (first, second) = (next(&seen, &settings(), now()).unwrap(), next(&seen, &settings(), now()).unwrap());
             stored.write(first);
             drop(second);
         }
@@ -193,11 +427,11 @@ mod tests {
         let anchor = Anchor::create(TRUST_DOMAIN, now()).unwrap();
         let issuer = anchor.create_issuer(TRUST_DOMAIN, now()).unwrap();
         let mut stored =
-            Stored { anchor: None, issuer: Some(of(&issuer)), bundle: Some(anchor.certificate().to_pem()) };
+            Stored { issuer: Some(of(&issuer)), bundle: Some(anchor.certificate().to_pem()), ..Stored::default() };
         let (signing, steps) = stored.settle(now() + 80 * DAY);
         assert_eq!(steps, 0);
         assert_eq!(signing.issuer.certificate(), issuer.certificate());
-        let ended = next(&stored, TRUST_DOMAIN, now() + 91 * DAY);
+        let ended = next(&stored, &settings(), now() + 91 * DAY);
         assert!(matches!(ended, Err(Trouble::Issuer(InvalidIssuer::NotTrusted(_)))), "{ended:?}");
     }
 
@@ -207,7 +441,7 @@ mod tests {
         stored.settle(now());
         let stranger = Anchor::create("elsewhere", now()).unwrap().create_issuer("elsewhere", now()).unwrap();
         stored.issuer = Some(of(&stranger));
-        let refused = next(&stored, TRUST_DOMAIN, now());
+        let refused = next(&stored, &settings(), now());
         assert!(matches!(refused, Err(Trouble::Issuer(InvalidIssuer::NotTrusted(_)))), "{refused:?}");
     }
 
@@ -226,7 +460,7 @@ mod tests {
         let mut stored = Stored::default();
         stored.settle(now());
         (stored.anchor, stored.issuer) = (None, None);
-        assert!(matches!(next(&stored, TRUST_DOMAIN, now()), Err(Trouble::AnchorGone)));
+        assert!(matches!(next(&stored, &settings(), now()), Err(Trouble::AnchorGone)));
     }
 
     #[test]
@@ -235,12 +469,146 @@ mod tests {
         good.settle(now());
         let broken = || Some(KeyPem { certificate: "broken".into(), key: String::new() });
         let stored = Stored { anchor: broken(), ..good.clone() };
-        assert!(matches!(next(&stored, TRUST_DOMAIN, now()), Err(Trouble::Anchor(_))));
+        assert!(matches!(next(&stored, &settings(), now()), Err(Trouble::Anchor(_))));
         let stored = Stored { issuer: broken(), ..good.clone() };
-        assert!(matches!(next(&stored, TRUST_DOMAIN, now()), Err(Trouble::Issuer(_))));
+        assert!(matches!(next(&stored, &settings(), now()), Err(Trouble::Issuer(_))));
         let stored = Stored { bundle: Some("broken".into()), ..good.clone() };
-        assert!(matches!(next(&stored, TRUST_DOMAIN, now()), Err(Trouble::Bundle(_))));
+        assert!(matches!(next(&stored, &settings(), now()), Err(Trouble::Bundle(_))));
         let stored = Stored { anchor: None, bundle: None, ..good };
-        assert!(matches!(next(&stored, TRUST_DOMAIN, now()), Err(Trouble::IssuerWithoutBundle)));
+        assert!(matches!(next(&stored, &settings(), now()), Err(Trouble::IssuerWithoutBundle)));
+    }
+
+    /// A mesh that rotates its anchor because somebody asked.
+    fn asked(request: Request) -> Stored {
+        let mut stored = Stored::default();
+        stored.settle(now());
+        stored.request = Some(request.as_str().into());
+        stored
+    }
+
+    fn phase(stored: &Stored) -> Option<Phase> {
+        stored.rotation.as_ref().map(|rotation| rotation.phase)
+    }
+
+    fn anchors(stored: &Stored) -> usize {
+        Bundle::parse_pem(stored.bundle.as_deref().unwrap()).unwrap().anchors().len()
+    }
+
+    /// Whether a leaf signed now is believed by those who were last told of `bundle`.
+    fn is_believed(stored: &mut Stored, bundle: &Bundle, now: SystemTime) -> bool {
+        stored.settle(now).0.issuer.validate(bundle, now).is_ok()
+    }
+
+    #[test]
+    fn a_new_anchor_signs_only_when_all_believe_it_and_the_old_goes_only_when_no_leaf_of_it_lives() {
+        let mut stored = asked(Request::RotateAnchor);
+        let old = Bundle::parse_pem(stored.bundle.as_deref().unwrap()).unwrap();
+        stored.settle(now());
+        assert_eq!((phase(&stored), anchors(&stored), stored.request.as_deref()), (Some(Phase::Publish), 2, None));
+        // Nobody asked, somebody behind, everybody there but too early: none of that is enough.
+        let late = now() + Duration::from_secs(3600);
+        for (unbelieving, at) in [(None, late), (Some(vec!["shop/web".to_owned()]), late), (Some(vec![]), now())] {
+            stored.unbelieving = unbelieving;
+            assert!(is_believed(&mut stored, &old, at), "those who know the old anchor only are not left behind");
+            assert_eq!(phase(&stored), Some(Phase::Publish));
+        }
+        stored.unbelieving = Some(vec![]);
+        stored.settle(late);
+        assert_eq!((phase(&stored), anchors(&stored)), (Some(Phase::Expire), 2));
+        assert!(!is_believed(&mut stored, &old, late), "the new anchor's issuer signs");
+        stored.settle(late + DAY);
+        assert_eq!((phase(&stored), anchors(&stored)), (Some(Phase::Expire), 2), "a leaf may be alive");
+        let end = late + DAY + EXPIRE_MARGIN;
+        let (signing, _) = stored.settle(end);
+        assert_eq!((phase(&stored), anchors(&stored), stored.successor.is_none()), (None, 1, true));
+        assert_ne!(signing.bundle, old);
+        assert_eq!(stored.settle(end).1, 0, "and then it rests");
+    }
+
+    #[test]
+    fn names_who_holds_the_switch_and_says_it_once() {
+        let mut stored = asked(Request::RotateAnchor);
+        stored.settle(now());
+        let all: Vec<String> = (0..NAMED_MAX + 5).map(|number| format!("shop/web-{number}")).collect();
+        stored.unbelieving = Some(all);
+        assert_eq!(stored.settle(now()).1, 1);
+        let rotation = stored.rotation.clone().unwrap();
+        assert_eq!((rotation.waiting_for.len(), rotation.waiting_for_count), (NAMED_MAX, NAMED_MAX + 5));
+        assert_eq!(stored.settle(now()).1, 0);
+    }
+
+    #[test]
+    fn goes_on_from_wherever_it_was_killed() {
+        // One step at a time, each decided from what is stored alone, as by a replica that has just started.
+        let mut stored = asked(Request::RotateAnchor);
+        stored.unbelieving = Some(vec![]);
+        let mut at = now();
+        let mut seen = Vec::new();
+        for _ in 0..40 {
+            let step = next(&stored, &settings(), at).unwrap();
+            if matches!(step, Next::Ready(_)) {
+                at += Duration::from_secs(6 * 3600);
+            }
+            stored.write(step);
+            seen.push(phase(&stored));
+            // What signs is believed by whoever knows the bundle, after every step that leaves a whole.
+            if let Ok(Next::Ready(signing)) = next(&stored, &settings(), at) {
+                signing.issuer.validate(&signing.bundle, at).unwrap();
+            }
+        }
+        seen.dedup();
+        let expected = [None, Some(Phase::Publish), Some(Phase::Switch), Some(Phase::Expire), None];
+        assert_eq!(seen, expected);
+        assert_eq!(anchors(&stored), 1);
+    }
+
+    #[test]
+    fn an_abort_before_the_switch_takes_the_new_anchor_away_and_after_it_the_same_way_back() {
+        let mut stored = asked(Request::RotateAnchor);
+        let old = stored.bundle.clone();
+        stored.settle(now());
+        stored.request = Some(Request::Abort.as_str().into());
+        stored.settle(now());
+        assert_eq!((phase(&stored), &stored.bundle, stored.successor.is_none()), (None, &old, true));
+
+        stored.request = Some(Request::RotateAnchor.as_str().into());
+        stored.unbelieving = Some(vec![]);
+        stored.settle(now());
+        let late = now() + Duration::from_secs(3600);
+        stored.settle(late);
+        assert_eq!(phase(&stored), Some(Phase::Expire));
+        stored.request = Some(Request::Abort.as_str().into());
+        let believes_old = Bundle::parse_pem(old.as_deref().unwrap()).unwrap();
+        assert!(is_believed(&mut stored, &believes_old, late), "the old anchor's issuer signs again");
+        assert_eq!(anchors(&stored), 2, "leaves of the new one live on for a while");
+        stored.settle(late + DAY + EXPIRE_MARGIN);
+        assert_eq!((phase(&stored), &stored.bundle), (None, &old));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_done_and_forgets_it() {
+        let mut stored = asked(Request::Abort);
+        let step = next(&stored, &settings(), now()).unwrap();
+        assert!(
+            matches!(&step, Next::WriteState(State { note: Some((true, _, why)), .. }) if why.contains("no rotation"))
+        );
+        stored.write(step);
+        assert_eq!(stored.request, None);
+        stored.anchor = None;
+        stored.request = Some(Request::RotateAnchor.as_str().into());
+        let step = next(&stored, &settings(), now()).unwrap();
+        assert!(matches!(&step, Next::WriteState(State { note: Some((true, _, why)), .. }) if why.contains("key")));
+    }
+
+    #[test]
+    fn renews_the_issuer_when_asked_and_the_anchor_by_itself_in_time() {
+        let mut stored = asked(Request::RotateIssuer);
+        let before = stored.issuer.clone();
+        stored.settle(now());
+        assert!(stored.issuer != before && stored.request.is_none() && anchors(&stored) == 1);
+        stored.settle(now() + 7 * 365 * DAY);
+        assert_eq!(phase(&stored), None);
+        stored.settle(now() + 9 * 365 * DAY);
+        assert_eq!(phase(&stored), Some(Phase::Publish));
     }
 }

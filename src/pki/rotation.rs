@@ -1,0 +1,71 @@
+//! Where the replacement of the trust anchor stands, and what people can ask of it: values that are kept in the cluster beside the bundle.
+//!
+//! ```text
+//!   publish ── every proxy believes both ──> switch ── the new anchor's issuer signs ──> expire ── no leaf under the old lives ──> (done)
+//!      │ abort: the new goes                    └──────────── abort: the same way back ────────────┘
+//! ```
+
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// A rotation under way. None is kept when there is none.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rotation {
+    pub phase: Phase,
+    /// The fingerprints of the anchor that goes, and of the one that comes.
+    pub old: String,
+    pub new: String,
+    /// When the phase began, in seconds since 1970.
+    pub since: u64,
+    /// Who holds the switch, and why: the first of them.
+    #[serde(default)]
+    pub waiting_for: Vec<String>,
+    /// How many there are of them.
+    #[serde(default)]
+    pub waiting_for_count: usize,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The new anchor is in the bundle; not every proxy is known to believe it.
+    Publish,
+    /// An issuer under the new anchor is being made.
+    Switch,
+    /// It signs; leaves of the old one live on for a while.
+    Expire,
+}
+
+impl Rotation {
+    pub fn since(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.since)
+    }
+}
+
+/// What a person asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request {
+    Abort,
+    RotateAnchor,
+    RotateIssuer,
+}
+
+impl Request {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Abort => "abort",
+            Self::RotateAnchor => "rotate-anchor",
+            Self::RotateIssuer => "rotate-issuer",
+        }
+    }
+}
+
+impl FromStr for Request {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Abort, Self::RotateAnchor, Self::RotateIssuer].into_iter().find(|one| one.as_str() == text).ok_or(())
+    }
+}
