@@ -64,6 +64,10 @@ impl<S> Counted<S> {
     pub fn stream(&self) -> &S {
         &self.stream
     }
+
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {

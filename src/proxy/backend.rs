@@ -144,6 +144,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Opened {
     pub connection: Connection,
+    pub client: Arc<Client>,
     pub pick: Option<Pick<Client>>,
 }
 
@@ -286,7 +287,7 @@ impl Backend {
                     if let Some(pick) = &pick {
                         pick.observe(connection.took, std::time::Instant::now());
                     }
-                    return Ok(Opened { connection, pick });
+                    return Ok(Opened { connection, client, pick });
                 }
                 Err(error) => self.left_out(&client, pick, Arc::new(error), &mut tried)?,
             }

@@ -35,7 +35,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::settings::ControlAddr;
-use super::tls::{self, Tls};
+use super::tls::{self, Alpn, Tls};
 use crate::mesh::Identity;
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
@@ -336,7 +336,7 @@ impl Inner {
                 None => self.speak(stream, address).await,
                 Some(secure) => {
                     let server = &secure.server;
-                    let connected = secure.tls.connect(stream, server, server.as_str(), false).await;
+                    let connected = secure.tls.connect(stream, server, server.as_str(), Alpn::None).await;
                     self.speak(connected.map_err(|error| Error::Tls(address, error))?.stream, address).await
                 }
             }

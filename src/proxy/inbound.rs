@@ -19,6 +19,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 
 use super::connections::{Opened, Table};
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
@@ -26,8 +27,9 @@ use super::http::{self, AppError, AppOptions, Apps, Http, Open, Session};
 use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
 use super::settings::Settings;
+use super::streams::Framed;
 use super::tcp;
-use super::tls::{self, Alpn, Tls};
+use super::tls::{self, Alpn, Terms, Tls};
 use super::transport_header::{self, Header};
 use crate::mesh::Protocol;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
@@ -42,6 +44,9 @@ use crate::telemetry::error_chain;
 
 /// Connections from the network at a time: more than pods of any size serve, and less than would exhaust a node's memory.
 const CONNECTIONS_MAX: usize = 20_000;
+
+/// How long a connection may wait for its next opaque stream: longer than clients of this kind keep it for one.
+const STREAMS_IDLE: Duration = Duration::from_secs(60);
 
 /// What the way in needs to know from the start.
 #[derive(Clone, Debug)]
@@ -126,12 +131,16 @@ pub enum Error {
     Loop(SocketAddr),
     #[error("what comes to the inbound port itself must be mesh TLS for this pod")]
     NotMesh,
+    #[error("HTTP came as another stream of a connection")]
+    NotOpaque,
     #[error("the client negotiated no transport header")]
     NoTransportHeader,
     #[error("the policy in force no longer lets the client in")]
     Revoked,
     #[error("cannot set up the accepted socket")]
     Socket(#[source] io::Error),
+    #[error("cannot accept another stream of a connection")]
+    Stream(#[source] io::Error),
     #[error("cannot tell where the client meant to go")]
     Target(#[source] io::Error),
     #[error(transparent)]
@@ -203,20 +212,43 @@ impl Inbound {
         if !self.is_ours(&spoken) {
             return Err(Error::NotMesh);
         }
-        let tls::Accepted { mut stream, security, transport_header } =
-            self.tls.accept(stream, Alpn::TransportHeader).await?;
-        let Security::Mutual(tls) = &security else { return Err(Error::Unauthenticated) };
+        let tls::Accepted { mut stream, security, transport_header, streams, terms } =
+            self.tls.accept(stream, Alpn::Streams).await?;
+        if !matches!(security, Security::Mutual(_)) {
+            return Err(Error::Unauthenticated);
+        }
         if !transport_header {
             return Err(Error::NoTransportHeader);
         }
         let header = tokio::time::timeout(within, Header::read(&mut stream))
             .await
             .map_err(|_| Error::HeaderTimeout(within))??;
+        let protocol = header.protocol;
+        let arrival = self.meant(header, client, server, security)?;
+        if streams && protocol == Protocol::Opaque {
+            return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
+        }
+        let policy = self.policies.port(arrival.target.port());
+        self.forward(arrival, policy, protocol, Box::new(stream), None).await
+    }
+
+    /// What a transport header means.
+    fn meant(
+        &self,
+        header: Header,
+        client: SocketAddr,
+        server: SocketAddr,
+        security: Security,
+    ) -> Result<Arrival, Error> {
+        let identity = match &security {
+            Security::Mutual(tls) => tls.client_identity.as_ref().map(ToString::to_string),
+            _ => None,
+        };
         self.http.metrics.transport_header(&Labels::new([
             ("session_protocol", session_protocol(header.protocol).to_owned()),
             ("target_port", header.port.to_string()),
             ("target_name", header.name.clone().unwrap_or_default()),
-            ("client_id", tls.client_identity.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("client_id", identity.unwrap_or_default()),
         ]));
         if let Some(name) = header.name {
             return Err(Error::Gateway(name));
@@ -225,9 +257,41 @@ impl Inbound {
         if header.port == self.options.port {
             return Err(Error::Loop(target));
         }
-        let policy = self.policies.port(header.port);
-        let arrival = Arrival { client, server, target, security };
-        self.forward(arrival, policy, header.protocol, Box::new(stream), None).await
+        Ok(Arrival { client, server, target, security })
+    }
+
+    /// Carries one opaque stream after another. Each is authorized, and accepted once the app is there.
+    async fn forward_streams(
+        &self,
+        first: Arrival,
+        connection: TlsStream<Prefixed<TcpStream>>,
+        terms: &Terms,
+    ) -> Result<(), Error> {
+        let (mut arrival, mut connection, mut is_first) = (first, connection, true);
+        loop {
+            let mut policy = self.policies.port(arrival.target.port());
+            let permitted = self.permit_bytes(&arrival, &mut policy)?;
+            let app = self.http.apps.connect(arrival.target).await?.into();
+            let accepted =
+                if is_first { Ok(Framed::first(connection, &[])) } else { Framed::accepted(connection).await };
+            let mut stream = accepted.map_err(Error::Stream)?;
+            self.carry_bytes(&arrival, policy, &permitted, &mut stream, app).await?;
+            let Some(ended) = stream.into_connection() else { return Ok(()) };
+            (connection, is_first) = (ended, false);
+            let header = tokio::select! {
+                header = tokio::time::timeout(STREAMS_IDLE, Header::read(&mut connection)) => header,
+                () = self.http.drain.started() => return Ok(()),
+            };
+            // Between two streams a client may leave as it likes. One that came too late finds a new connection.
+            let Ok(Ok(header)) = header else { return Ok(()) };
+            if self.http.drain.has_started() || !self.tls.still(terms) {
+                return Ok(());
+            }
+            if header.protocol != Protocol::Opaque {
+                return Err(Error::NotOpaque);
+            }
+            arrival = self.meant(header, arrival.client, arrival.server, arrival.security)?;
+        }
     }
 
     /// Someone came to a port of the app: a peer of the mesh in the older way, or anyone else.
@@ -321,30 +385,51 @@ impl Inbound {
         stream: Box<dyn Stream>,
         dialled: Dialled,
     ) -> Result<(), Error> {
-        let client = arrival.client();
+        let permitted = self.permit_bytes(&arrival, &mut policy)?;
+        let app = match dialled {
+            Some(dialled) => dialled?,
+            None => self.http.apps.connect(arrival.target).await?.into(),
+        };
+        self.carry_bytes(&arrival, policy, &permitted, stream, app).await
+    }
+
+    /// Whether the client may exchange blind bytes with the app.
+    fn permit_bytes(
+        &self,
+        arrival: &Arrival,
+        policy: &mut watch::Receiver<Arc<ServerPolicy>>,
+    ) -> Result<Permitted, Error> {
         let in_force = policy.borrow_and_update().clone();
         let labels = Labels::server(&in_force.meta, arrival.target.port());
         let labels = arrival.labels().and(&labels);
         let permit = in_force
-            .authorize_connection(&client)
+            .authorize_connection(&arrival.client())
             .inspect_err(|_| self.http.metrics.count(Event::InboundTcpDenied, &labels))?;
         let permitted = labels.and(&Labels::meta("authz", permit.authorization()));
         self.http.metrics.count(Event::InboundTcpAllowed, &permitted);
         if permit.is_audit() {
             tracing::info!(client = %arrival.client, target = %arrival.target, "permitted by the audit policy only");
         }
-        let app = match dialled {
-            Some(dialled) => dialled?,
-            None => self.http.apps.connect(arrival.target).await?.into(),
-        };
-        let open = self.open(&arrival, &in_force, Protocol::Opaque);
+        Ok(Permitted { in_force, labels })
+    }
+
+    async fn carry_bytes(
+        &self,
+        arrival: &Arrival,
+        mut policy: watch::Receiver<Arc<ServerPolicy>>,
+        permitted: &Permitted,
+        stream: impl Stream,
+        app: Prefixed<TcpStream>,
+    ) -> Result<(), Error> {
+        let client = arrival.client();
+        let open = self.open(arrival, &permitted.in_force, Protocol::Opaque);
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
         tokio::select! {
             carried = tcp::carry(stream, app, &self.http.drain) => {
                 Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
             }
             () = revoked(&mut policy, &client) => {
-                self.http.metrics.count(Event::InboundTcpTerminated, &labels);
+                self.http.metrics.count(Event::InboundTcpTerminated, &permitted.labels);
                 Err(Error::Revoked)
             }
         }
@@ -399,6 +484,12 @@ impl Inbound {
         self.http.metrics.count(Event::InboundTcpErrors, &Labels::new([("error", label)]));
         tracing::debug!(%client, error = %error_chain(error), "an inbound connection ended");
     }
+}
+
+/// The policy that let blind bytes through, and its labels.
+struct Permitted {
+    in_force: Arc<ServerPolicy>,
+    labels: Labels,
 }
 
 /// What became of connecting to the app, if that has been tried.

@@ -25,6 +25,7 @@ pub mod outbound;
 pub mod policy;
 pub mod respond;
 pub mod settings;
+pub mod streams;
 pub mod subscription;
 pub mod tcp;
 pub mod tls;

@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::drain::Drain;
 
-/// One read. Several TLS records and a good part of a socket's buffer: small reads are what bulk transfers pay for.
-const READ_MAX: usize = 64 * 1024;
+/// One read. Several TLS records and a good part of a socket's buffer: small reads are what bulk transfers pay for. With the length of
+/// a frame ([`super::streams`]) it is four whole records.
+const READ_MAX: usize = 64 * 1024 - 2;
 /// How long a connection of which one half is closed may last once the proxy is to end: the end that still could speak belongs
 /// to an app that is ending too, or to a client that forgot to close.
 const HALF_CLOSED_AT_DRAIN: Duration = Duration::from_secs(3);

@@ -10,7 +10,7 @@ mod chains;
 
 use std::io;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,6 +32,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use self::chains::Chains;
 use super::credentials::Credentials;
+use super::streams;
 use crate::mesh::Identity;
 use crate::mesh::connection::{self, Security};
 use crate::pki::{Bundle, Certificate, InvalidCertificate};
@@ -106,6 +107,7 @@ struct Configs {
     credentials: Option<Arc<Credentials>>,
     client: Arc<ClientConfig>,
     client_with_header: Arc<ClientConfig>,
+    client_with_streams: Arc<ClientConfig>,
     /// What servers have shown.
     server_chains: Arc<Chains>,
     /// None until there are credentials.
@@ -116,17 +118,34 @@ struct Servers {
     identity: Identity,
     plain: Arc<ServerConfig>,
     with_header: Arc<ServerConfig>,
+    with_streams: Arc<ServerConfig>,
     /// What clients have shown.
     client_chains: Arc<Chains>,
 }
 
-/// What the server's end offers a client.
+/// What one end offers the other.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Alpn {
     /// Nothing: app ports, admin.
     None,
     /// `transport.l5d.io/v1`: the inbound port itself.
     TransportHeader,
+    /// That, and rather [`streams::ALPN`]: one stream after another, each with a header.
+    Streams,
+}
+
+/// Under what a connection was made. It may be used again for as long as all of that holds.
+#[derive(Clone)]
+pub struct Terms {
+    configs: Arc<Configs>,
+    /// When the first of both certificates ends.
+    until: SystemTime,
+}
+
+impl std::fmt::Debug for Terms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terms").field("until", &self.until).finish()
+    }
 }
 
 /// An accepted mesh connection.
@@ -136,6 +155,9 @@ pub struct Accepted<S> {
     pub security: Security,
     /// Whether the client will send a transport header first.
     pub transport_header: bool,
+    /// Whether the client may send one stream after another.
+    pub streams: bool,
+    pub terms: Terms,
 }
 
 /// A mesh connection to a server that has proven to be who it should be.
@@ -145,6 +167,9 @@ pub struct Connected<S> {
     pub tls: connection::Tls,
     /// Whether the server expects a transport header first.
     pub transport_header: bool,
+    /// Whether the server takes one stream after another.
+    pub streams: bool,
+    pub terms: Terms,
 }
 
 /// Why there is no mesh connection.
@@ -208,6 +233,7 @@ impl Tls {
         let config = match alpn {
             Alpn::None => &servers.plain,
             Alpn::TransportHeader => &servers.with_header,
+            Alpn::Streams => &servers.with_streams,
         };
         let handshake = TlsAcceptor::from(config.clone()).accept(stream);
         let stream = tokio::time::timeout(ACCEPT_TIMEOUT, handshake)
@@ -219,8 +245,9 @@ impl Tls {
         let client_identity = client.as_ref().and_then(|client| client.identity().cloned());
         let tls = settled(state, client_identity, servers.identity.clone(), client.as_deref())?;
         let security = if tls.client_identity.is_some() { Security::Mutual(tls) } else { Security::ServerOnly(tls) };
-        let transport_header = state.alpn_protocol() == Some(TRANSPORT_HEADER_ALPN);
-        Ok(Accepted { stream, security, transport_header })
+        let (transport_header, streams) = agreed(state);
+        let terms = Terms::of(configs.clone(), client.as_deref());
+        Ok(Accepted { stream, security, transport_header, streams, terms })
     }
 
     /// Does the client's part of a handshake with a server that must prove to be `server`.
@@ -234,13 +261,17 @@ impl Tls {
         stream: S,
         server: &Identity,
         server_name: &str,
-        offer_transport_header: bool,
+        offer: Alpn,
     ) -> Result<Connected<S>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let configs = self.configs()?;
-        let config = if offer_transport_header { &configs.client_with_header } else { &configs.client };
+        let config = match offer {
+            Alpn::None => &configs.client,
+            Alpn::TransportHeader => &configs.client_with_header,
+            Alpn::Streams => &configs.client_with_streams,
+        };
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| Error::ServerName(server_name.into()))?;
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(Error::Handshake)?;
         let state = stream.get_ref().1;
@@ -250,8 +281,15 @@ impl Tls {
         }
         let client_identity = configs.credentials.as_ref().map(|credentials| credentials.identity.clone());
         let tls = settled(state, client_identity, server.clone(), Some(&certificate))?;
-        let transport_header = state.alpn_protocol() == Some(TRANSPORT_HEADER_ALPN);
-        Ok(Connected { stream, tls, transport_header })
+        let (transport_header, streams) = agreed(state);
+        let terms = Terms::of(configs.clone(), Some(&certificate));
+        Ok(Connected { stream, tls, transport_header, streams, terms })
+    }
+
+    /// Whether a connection made under these terms may be used again: with the same certificate and bundle on this side, and while
+    /// neither certificate has ended.
+    pub fn still(&self, terms: &Terms) -> bool {
+        SystemTime::now() < terms.until && self.configs().is_ok_and(|configs| Arc::ptr_eq(&configs, &terms.configs))
     }
 
     fn configs(&self) -> Result<Arc<Configs>, Error> {
@@ -286,23 +324,35 @@ impl Configs {
         let client = client_config(&bundle, own.clone(), server_chains.clone())?;
         let mut client_with_header = client.clone();
         client_with_header.alpn_protocols = vec![TRANSPORT_HEADER_ALPN.to_vec()];
+        let mut client_with_streams = client.clone();
+        client_with_streams.alpn_protocols = vec![streams::ALPN.to_vec(), TRANSPORT_HEADER_ALPN.to_vec()];
         let servers = match (&credentials, own) {
             (Some(credentials), Some(own)) => {
                 let client_chains = Arc::<Chains>::default();
                 let plain = server_config(&bundle, own, client_chains.clone())?;
                 let mut with_header = plain.clone();
                 with_header.alpn_protocols = vec![TRANSPORT_HEADER_ALPN.to_vec()];
+                let mut with_streams = plain.clone();
+                with_streams.alpn_protocols = vec![streams::ALPN.to_vec(), TRANSPORT_HEADER_ALPN.to_vec()];
                 Some(Servers {
                     identity: credentials.identity.clone(),
                     plain: Arc::new(plain),
                     with_header: Arc::new(with_header),
+                    with_streams: Arc::new(with_streams),
                     client_chains,
                 })
             }
             _ => None,
         };
-        let (client, client_with_header) = (Arc::new(client), Arc::new(client_with_header));
-        Ok(Self { bundle, credentials, client, client_with_header, server_chains, servers })
+        Ok(Self {
+            bundle,
+            credentials,
+            client: Arc::new(client),
+            client_with_header: Arc::new(client_with_header),
+            client_with_streams: Arc::new(client_with_streams),
+            server_chains,
+            servers,
+        })
     }
 }
 
@@ -450,6 +500,20 @@ impl ClientCertVerifier for ClientVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.clients.supported_verify_schemes()
     }
+}
+
+impl Terms {
+    fn of(configs: Arc<Configs>, peer: Option<&Certificate>) -> Self {
+        let own = configs.credentials.as_ref().map(|credentials| credentials.not_after);
+        let until = own.into_iter().chain(peer.map(Certificate::not_after)).min();
+        Self { configs, until: until.unwrap_or(UNIX_EPOCH) }
+    }
+}
+
+/// Whether a transport header comes first, and whether streams may follow each other.
+fn agreed(state: &CommonState) -> (bool, bool) {
+    let streams = state.alpn_protocol() == Some(streams::ALPN);
+    (streams || state.alpn_protocol() == Some(TRANSPORT_HEADER_ALPN), streams)
 }
 
 fn peer(state: &CommonState, chains: &Chains) -> Result<Option<Arc<Certificate>>, Error> {

@@ -8,7 +8,7 @@
 //! Start at [`Client::send`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -16,7 +16,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 
-use super::{Connection, Connector, Error, Records};
+use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
 use crate::proxy::http::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RequestBody, cause};
@@ -25,6 +25,10 @@ use crate::proxy::orig_proto;
 
 /// Idle HTTP/1 connections kept per endpoint; a burst of more finds the rest again by connecting.
 const HTTP1_IDLE_MAX: usize = 256;
+/// Connections kept per endpoint whose opaque stream has ended, and for how long: an app that opens a connection for each of its requests
+/// soon wants the next. Shorter than the peer keeps its end ([`crate::proxy::inbound`]).
+const STREAMS_IDLE_MAX: usize = 64;
+const STREAMS_IDLE: Duration = Duration::from_secs(10);
 /// How often a request is tried on connections that turn out to have ended: once on what was kept, once on a new one.
 const CONNECTIONS_MAX: usize = 2;
 
@@ -39,6 +43,7 @@ pub struct Client {
     pub requests: Requests,
     http2: Mutex<Http2>,
     http1: Mutex<Vec<Idle>>,
+    streams: Mutex<Vec<Kept>>,
 }
 
 /// The shared connection.
@@ -92,7 +97,16 @@ impl Client {
         let labels = connector.labels(&endpoint, authority.as_deref());
         let requests =
             connector.metrics.requests(Labels::direction(crate::mesh::connection::Direction::Outbound).and(&labels));
-        Self { connector, endpoint, authority, labels, requests, http2: Mutex::default(), http1: Mutex::default() }
+        Self {
+            connector,
+            endpoint,
+            authority,
+            labels,
+            requests,
+            http2: Mutex::default(),
+            http1: Mutex::default(),
+            streams: Mutex::default(),
+        }
     }
 
     /// Opens a connection of its own, to carry bytes blindly.
@@ -100,7 +114,36 @@ impl Client {
     /// # Errors
     /// As [`Connector::connect`].
     pub async fn connect(&self, protocol: Protocol) -> Result<Connection, Error> {
-        self.connector.connect(&self.endpoint, protocol, self.authority.as_deref(), &self.labels).await
+        let authority = self.authority.as_deref();
+        while let Some(kept) = (protocol == Protocol::Opaque).then(|| self.take_stream()).flatten() {
+            match self.connector.again(kept, &self.endpoint, authority, &self.labels).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => tracing::debug!(%error, "a kept connection is of no more use"),
+            }
+        }
+        self.connector.connect(&self.endpoint, protocol, authority, &self.labels).await
+    }
+
+    /// Takes back what carried an opaque stream to its end.
+    pub fn keep_stream(&self, stream: Stream, made: Made) {
+        if self.connector.drain.has_started() {
+            return;
+        }
+        let Some(stream) = stream.into_connection() else { return };
+        let mut streams = lock(&self.streams);
+        if streams.len() < STREAMS_IDLE_MAX {
+            streams.push(Kept { stream, made, since: Instant::now() });
+        }
+    }
+
+    fn take_stream(&self) -> Option<Kept> {
+        let mut streams = lock(&self.streams);
+        while let Some(kept) = streams.pop() {
+            if kept.since.elapsed() < STREAMS_IDLE && kept.may_be_used(&self.connector) {
+                return Some(kept);
+            }
+        }
+        None
     }
 
     /// Says whether the endpoint can be reached again.
@@ -344,6 +387,7 @@ impl Client {
     /// Closes connections that have been idle for too long.
     pub fn sweep(&self) {
         let timeout = self.connector.options.http1_idle_timeout;
+        lock(&self.streams).retain(|kept| kept.since.elapsed() < STREAMS_IDLE);
         lock(&self.http1).retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < timeout);
     }
 }

@@ -12,16 +12,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 pub use stream::Stream;
 
 use super::connections::{Entry, Opened, Table};
 use super::metrics::{Labels, Metrics, Transport};
 use super::settings::Settings;
-use super::tls::{self, Tls};
+use super::streams::Framed;
+use super::tls::{self, Alpn, Terms, Tls};
 use super::transport_header::Header;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::mesh::endpoint::{Hint, Server};
@@ -82,6 +83,25 @@ pub struct Connection {
     pub records: Records,
     /// How long it took to be there.
     pub took: Duration,
+    /// What is known of the connection, where it may be used again.
+    pub made: Option<Made>,
+}
+
+/// How a connection that may carry more streams was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    client: SocketAddr,
+    server: SocketAddr,
+    security: Security,
+    terms: Terms,
+}
+
+/// A mesh connection whose stream has ended.
+#[derive(Debug)]
+pub struct Kept {
+    pub stream: TlsStream<TcpStream>,
+    pub made: Made,
+    pub since: Instant,
 }
 
 /// Where a connection is on record for as long as it is open.
@@ -106,6 +126,12 @@ pub enum Error {
         address: SocketAddr,
         #[source]
         source: hyper::Error,
+    },
+    #[error("{address} took no other stream on a connection")]
+    Again {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
     },
     #[error("refusing to connect to {0}: a loopback address is no endpoint")]
     Loopback(SocketAddr),
@@ -168,7 +194,45 @@ impl Connector {
     ) -> Result<Connection, Error> {
         let began_at = Instant::now();
         let secured = self.in_time(endpoint, self.secure(endpoint, Some(protocol))).await?;
-        let Secured { stream, client, server, security } = secured;
+        Ok(self.record(secured, began_at, endpoint, protocol, authority, labels))
+    }
+
+    /// Begins another opaque stream on a connection to `endpoint`.
+    ///
+    /// # Errors
+    /// Where the peer does not accept it in time. Nothing of the app's has been sent then.
+    pub async fn again(
+        &self,
+        kept: Kept,
+        endpoint: &Endpoint,
+        authority: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Connection, Error> {
+        let began_at = Instant::now();
+        let Kept { stream, made, .. } = kept;
+        let Made { client, server, security, .. } = made.clone();
+        let header = header(endpoint).map(|meant| meant.encode(Protocol::Opaque)).unwrap_or_default();
+        let accepted = async {
+            let address = endpoint.address;
+            Framed::again(stream, &header).await.map_err(|source| Error::Again { address, source })
+        };
+        let stream = Stream::Framed(Box::new(self.in_time(endpoint, accepted).await?));
+        let secured = Secured { stream, client, server, security, terms: Some(made.terms) };
+        Ok(self.record(secured, began_at, endpoint, Protocol::Opaque, authority, labels))
+    }
+
+    /// Puts a connection on record.
+    fn record(
+        &self,
+        secured: Secured,
+        began_at: Instant,
+        endpoint: &Endpoint,
+        protocol: Protocol,
+        authority: Option<&str>,
+        labels: &Labels,
+    ) -> Connection {
+        let Secured { stream, client, server, security, terms } = secured;
+        let made = terms.map(|terms| Made { client, server, security: security.clone(), terms });
         let entry = (!self.is_local(endpoint)).then(|| {
             self.connections.open(Opened {
                 direction: Direction::Outbound,
@@ -185,7 +249,7 @@ impl Connector {
         let transport = self.metrics.transport(&peer.and(labels));
         let counts = entry.as_ref().map(Entry::counts).unwrap_or_default();
         let stream = Counted::new(stream, counts, transport.totals());
-        Ok(Connection { stream, records: Records { entry, transport }, took: began_at.elapsed() })
+        Connection { stream, records: Records { entry, transport }, took: began_at.elapsed(), made }
     }
 
     /// Says whether `endpoint` can be reached again. Nothing of it comes to the app's notice.
@@ -208,7 +272,7 @@ impl Connector {
             let stream = self.dial(endpoint.address).await?;
             let (client, server) = addresses(&stream, endpoint.address)?;
             let security = Security::Plaintext { reason };
-            return Ok(Secured { stream: Stream::Plain(stream), client, server, security });
+            return Ok(Secured { stream: Stream::Plain(stream), client, server, security, terms: None });
         }
         let (identity, server_name) = match &endpoint.server {
             Server::Meshed { identity, server_name } => (identity, server_name),
@@ -217,30 +281,32 @@ impl Connector {
                 return Err(Error::Unverifiable { address: endpoint.address, identity: identity.clone() });
             }
         };
-        let header = match (&endpoint.authority_override, endpoint.header_port) {
-            // A gateway's address is that of its proxy already.
-            (Some((name, port)), _) => Some((endpoint.address.port(), *port, Some(name.as_str()))),
-            (None, Some(header_port)) => Some((header_port, endpoint.address.port(), None)),
-            (None, None) => None,
-        };
-        let port = header.map_or(endpoint.address.port(), |(port, ..)| port);
+        let header = header(endpoint);
+        let port = header.as_ref().map_or(endpoint.address.port(), |header| header.dialled);
         let address = SocketAddr::new(endpoint.address.ip(), port);
+        let offer = match (&header, protocol) {
+            (None, _) => Alpn::None,
+            (Some(_), Some(Protocol::Opaque)) => Alpn::Streams,
+            (Some(_), _) => Alpn::TransportHeader,
+        };
         let stream = self.dial(address).await?;
         let (client, server) = addresses(&stream, address)?;
-        let connected = self
-            .tls
-            .connect(stream, identity, server_name, header.is_some())
-            .await
-            .map_err(|source| Error::Tls { address, identity: identity.clone(), source })?;
+        let connected = self.tls.connect(stream, identity, server_name, offer).await.map_err(|source| Error::Tls {
+            address,
+            identity: identity.clone(),
+            source,
+        })?;
         let preface = match (header, protocol, connected.transport_header) {
-            (Some((_, port, name)), Some(protocol), true) => {
-                Header { port, name: name.map(Into::into), protocol: said(endpoint, protocol) }.encode().into()
-            }
-            _ => Bytes::new(),
+            (Some(header), Some(protocol), true) => header.encode(said(endpoint, protocol)),
+            _ => Vec::new(),
         };
         let security = Security::Mutual(connected.tls);
-        let stream = Stream::Tls(Box::new(stream::Tls::new(connected.stream, preface)));
-        Ok(Secured { stream, client, server, security })
+        let (stream, terms) = if connected.streams {
+            (Stream::Framed(Box::new(Framed::first(connected.stream, &preface))), Some(connected.terms))
+        } else {
+            (Stream::Tls(Box::new(stream::Tls::new(connected.stream, preface.into()))), None)
+        };
+        Ok(Secured { stream, client, server, security, terms })
     }
 
     async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Error> {
@@ -270,6 +336,32 @@ struct Secured {
     client: SocketAddr,
     server: SocketAddr,
     security: Security,
+    /// Of a connection that may carry more streams.
+    terms: Option<Terms>,
+}
+
+/// What the transport header of connections to an endpoint says, besides the protocol.
+struct Meant<'a> {
+    /// The port that takes headers.
+    dialled: u16,
+    port: u16,
+    name: Option<&'a str>,
+}
+
+impl Meant<'_> {
+    fn encode(&self, protocol: Protocol) -> Vec<u8> {
+        Header { port: self.port, name: self.name.map(Into::into), protocol }.encode()
+    }
+}
+
+fn header(endpoint: &Endpoint) -> Option<Meant<'_>> {
+    let port = endpoint.address.port();
+    match (&endpoint.authority_override, endpoint.header_port) {
+        // A gateway's address is that of its proxy already.
+        (Some((name, meant)), _) => Some(Meant { dialled: port, port: *meant, name: Some(name) }),
+        (None, Some(dialled)) => Some(Meant { dialled, port, name: None }),
+        (None, None) => None,
+    }
 }
 
 /// What the transport header says will be spoken. A server that wants its bytes carried blindly must not be told: its proxy
@@ -280,6 +372,13 @@ fn said(endpoint: &Endpoint, protocol: Protocol) -> Protocol {
 
 fn addresses(stream: &TcpStream, address: SocketAddr) -> Result<(SocketAddr, SocketAddr), Error> {
     Ok((stream.local_addr().map_err(|source| Error::Connect { address, source })?, address))
+}
+
+impl Kept {
+    /// Whether all still holds under which the connection was made.
+    fn may_be_used(&self, connector: &Connector) -> bool {
+        connector.tls.still(&self.made.terms)
+    }
 }
 
 impl Records {

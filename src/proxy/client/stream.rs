@@ -12,11 +12,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::streams::Framed;
+
 /// What connections to endpoints are read from and written to.
 #[derive(Debug)]
 pub enum Stream {
     Plain(TcpStream),
     Tls(Box<Tls>),
+    /// One of the streams of a mesh connection.
+    Framed(Box<Framed<TlsStream<TcpStream>>>),
+}
+
+impl Stream {
+    /// The mesh connection, where it can carry another stream.
+    pub fn into_connection(self) -> Option<TlsStream<TcpStream>> {
+        match self {
+            Self::Framed(stream) => stream.into_connection(),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
+    }
 }
 
 /// A mesh connection.
@@ -69,6 +83,7 @@ impl AsyncRead for Stream {
                 ready!(tls.poll_preface(cx))?;
                 Pin::new(&mut tls.stream).poll_read(cx, buffer)
             }
+            Self::Framed(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -78,6 +93,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(tls) => tls.poll_write(cx, bytes),
+            Self::Framed(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -93,6 +109,7 @@ impl AsyncWrite for Stream {
                 let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
                 tls.poll_write(cx, first)
             }
+            Self::Framed(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -100,6 +117,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(tls) => tls.stream.is_write_vectored(),
+            Self::Framed(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -110,6 +128,7 @@ impl AsyncWrite for Stream {
                 ready!(tls.poll_preface(cx))?;
                 Pin::new(&mut tls.stream).poll_flush(cx)
             }
+            Self::Framed(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -120,6 +139,7 @@ impl AsyncWrite for Stream {
                 ready!(tls.poll_preface(cx))?;
                 Pin::new(&mut tls.stream).poll_shutdown(cx)
             }
+            Self::Framed(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

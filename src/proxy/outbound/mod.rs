@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use self::hush::Hush;
 use super::backend::{self, Backend, Opened};
+use super::client::Connection;
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
 use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, TcpRoutes};
 use super::discovery::{self, Discovered, Discovery};
@@ -271,12 +272,15 @@ impl Outbound {
 
     /// Carries bytes both ways, beginning with what the server has `said` already.
     async fn splice(&self, client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Opened) -> Result<(), Error> {
-        let Opened { connection, pick } = opened;
-        let mut records = connection.records;
-        let carried = tcp::carry(client, Prefixed::new(said, connection.stream), &self.drain).await;
+        let Opened { connection, client: endpoint, pick } = opened;
+        let Connection { stream, mut records, made, .. } = connection;
+        let mut server = Prefixed::new(said, stream);
+        let carried = tcp::carry(client, &mut server, &self.drain).await;
         drop(pick);
-        if let Err(tcp::Error::Server(error)) = &carried {
-            records.failed(error);
+        match (&carried, made) {
+            (Err(tcp::Error::Server(error)), _) => records.failed(error),
+            (Ok(()), Some(made)) => endpoint.keep_stream(server.into_parts().1.into_inner(), made),
+            _ => {}
         }
         carried.map_err(Error::Broken)
     }

@@ -179,6 +179,16 @@ pub(super) async fn gate() -> (SocketAddr, Gate) {
     (address, gate)
 }
 
+/// Gives back what it gets, and ends when its client has.
+pub(super) async fn echo() -> SocketAddr {
+    listen(|mut stream| async move {
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        let _ = writer.shutdown().await;
+    })
+    .await
+}
+
 /// Greets before it has heard anything, then sends back what it hears until that ends, and a farewell after it.
 pub(super) async fn greeter() -> SocketAddr {
     listen(|mut stream| async move {

@@ -15,6 +15,7 @@ use hawser::mesh::Protocol;
 use hawser::mesh::connection::{PlaintextReason, Security};
 use hawser::mesh::policy::DefaultPolicy;
 use hawser::net::drain::Drain;
+use hawser::proxy::streams::{self, Framed};
 use hawser::proxy::transport_header::Header;
 use hawser::wire::{inbound, meta};
 use http::{Request, Response};
@@ -405,4 +406,59 @@ async fn connections_are_on_record_with_what_was_measured() {
     let label = format!(r#"tls="true",client_id="{CART}""#);
     assert!(metrics.lines().any(|line| line.starts_with("tcp_close_total{") && line.contains(&label)), "{metrics}");
     assert!(metrics.contains("inbound_tcp_transport_header_connections_total{"), "{metrics}");
+}
+
+/// A connection as hawser's own proxies open it for bytes.
+async fn connect_for_streams(pod: &Pod) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let alpn = vec![streams::ALPN.to_vec(), b"transport.l5d.io/v1".to_vec()];
+    let peer = Peer { alpn, ..Peer::meshed(pod, &pod.authority.credentials(CART)) };
+    peer.handshake(pod.dial_direct().await).await.unwrap()
+}
+
+/// Says something in a stream, and hears it back.
+async fn echo(stream: &mut Framed<impl AsyncRead + AsyncWrite + Unpin>, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut echoed = String::new();
+    stream.read_to_string(&mut echoed).await.unwrap();
+    assert_eq!(echoed, text);
+}
+
+#[tokio::test]
+async fn a_connection_of_a_hawser_proxy_carries_one_opaque_stream_after_another() {
+    let (pod, app) = (Pod::start(), apps::echo().await);
+    let header = header(app, Protocol::Opaque).encode();
+    let mut stream = Framed::first(connect_for_streams(&pod).await, &header);
+    for text in ["one", "two", "three"] {
+        echo(&mut stream, text).await;
+        stream = Framed::again(stream.into_connection().unwrap(), &header).await.unwrap();
+    }
+    assert_eq!(apps::connections(app), 4, "the app has a connection for each");
+    let seen = pod.snapshot();
+    assert_eq!((seen.live.len(), seen.recent.len()), (1, 3));
+    assert!(seen.recent.iter().all(|stream| stream.client == seen.live[0].client && stream.security.is_mutual()));
+}
+
+#[tokio::test]
+async fn a_later_stream_is_refused_as_the_first_would_be() {
+    let (pod, app) = (Pod::start(), apps::echo().await);
+    let nobody = SocketAddr::from(([127, 0, 0, 1], crate::support::free_port()));
+    let gateway = Header { name: Some("web.other".into()), ..header(app, Protocol::Opaque) };
+    for refused in [header(nobody, Protocol::Opaque), header(app, Protocol::Http1), gateway] {
+        let mut stream = Framed::first(connect_for_streams(&pod).await, &header(app, Protocol::Opaque).encode());
+        echo(&mut stream, "one").await;
+        let connection = stream.into_connection().unwrap();
+        assert!(Framed::again(connection, &refused.encode()).await.is_err(), "{refused:?} was accepted");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_not_an_end_to_the_app() {
+    let (pod, app) = (Pod::start(), apps::echo().await);
+    let mut stream = Framed::first(connect_for_streams(&pod).await, &header(app, Protocol::Opaque).encode());
+    stream.write_all(b"half").await.unwrap();
+    assert_eq!(read(&mut stream, 4).await, "half");
+    drop(stream);
+    becomes_true("the stream is over", || pod.snapshot().live.is_empty()).await;
+    assert!(pod.metrics.encode().unwrap().contains("inbound_tcp_errors_total{error=\"i/o\"} 1"));
 }

@@ -393,6 +393,62 @@ async fn a_pod_without_policy_is_reached_as_its_profile_says() {
     assert_eq!((header.port, client.as_ref().map(Identity::as_str)), (8080, Some(CLIENT)));
 }
 
+/// Sends through a connection of its own, and hears it back; then both have ended.
+async fn exchange(pod: &Pod, text: &str) {
+    let mut stream = pod.connect(SERVICE).await;
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut echoed = String::new();
+    stream.read_to_string(&mut echoed).await.unwrap();
+    assert_eq!(echoed, text);
+}
+
+/// The mesh connections that carried what is on record, told apart by their client's address.
+async fn mesh_connections(pod: &Pod, streams: usize) -> usize {
+    let recorded = eventually("all streams are over", SOON, || {
+        let recorded = pod.recorded();
+        if recorded.live.is_empty() && recorded.recent.len() == streams { Ok(recorded) } else { Err(recorded) }
+    });
+    recorded.recent.iter().map(|stream| stream.client).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+async fn hawser_world(streams_max: usize) -> (Control, Pod, Peer) {
+    let (pki, control) = (Pki::new(), Control::start());
+    let peer = Peer::start_hawser(pki.tls(WEB), streams_max).await;
+    control.policy(SERVICE, opaque(AUTHORITY, Vec::new()));
+    control.add(AUTHORITY, vec![peer.endpoint(5432, WEB)]);
+    let pod = Pod::start(&pki, &control);
+    (control, pod, peer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opaque_connections_to_a_hawser_peer_take_turns_on_one_mesh_connection() {
+    let (_control, pod, _peer) = hawser_world(usize::MAX).await;
+    for (at, text) in ["one", "two", "three"].iter().enumerate() {
+        exchange(&pod, text).await;
+        assert_eq!(mesh_connections(&pod, at + 1).await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_has_ended_meanwhile_costs_no_byte() {
+    let (_control, pod, _peer) = hawser_world(1).await;
+    for (at, text) in ["one", "two", "three"].iter().enumerate() {
+        exchange(&pod, text).await;
+        assert_eq!(mesh_connections(&pod, at + 1).await, at + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_any_other_peer_a_connection_is_one_stream() {
+    let (_pki, control, pod, _peer) = world(App::Echo).await;
+    control.policy(SERVICE, opaque(AUTHORITY, Vec::new()));
+    for (at, text) in ["one", "two"].iter().enumerate() {
+        exchange(&pod, text).await;
+        assert_eq!(mesh_connections(&pod, at + 1).await, at + 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forbidding_policy_resets_the_connection() {
     let (_pki, control, pod, mut peer) = world(App::Echo).await;

@@ -19,6 +19,7 @@ use hawser::proxy::discovery::{self, Discovery};
 use hawser::proxy::metrics::Metrics;
 use hawser::proxy::outbound::{self, Outbound};
 use hawser::proxy::settings::{ControlAddr, Networks};
+use hawser::proxy::streams::Framed;
 use hawser::proxy::subscription::Limits;
 use hawser::proxy::tls::{Alpn, Tls};
 use hawser::proxy::transport_header::Header;
@@ -235,6 +236,36 @@ impl Peer {
                     };
                     let _ = tell.send(Seen::Header(header, client));
                     serve(stream, app, is_http1, tell).await;
+                });
+            }
+        });
+        Self { address, seen, task }
+    }
+
+    /// A peer whose proxy is a hawser too, and its app an echo. It carries so many streams per connection, then hangs up.
+    pub(crate) async fn start_hawser(tls: Tls, streams_max: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, seen) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (tls, tell) = (tls.clone(), tell.clone());
+                tokio::spawn(async move {
+                    let mut connection = tls.accept(stream, Alpn::Streams).await.unwrap().stream;
+                    for at in 0..streams_max {
+                        let Ok(header) = Header::read(&mut connection).await else { return };
+                        let _ = tell.send(Seen::Header(header, None));
+                        let mut stream = match at {
+                            0 => Framed::first(connection, &[]),
+                            _ => Framed::accepted(connection).await.unwrap(),
+                        };
+                        let mut bytes = Vec::new();
+                        stream.read_to_end(&mut bytes).await.unwrap();
+                        stream.write_all(&bytes).await.unwrap();
+                        stream.shutdown().await.unwrap();
+                        connection = stream.into_connection().unwrap();
+                    }
                 });
             }
         });
