@@ -22,7 +22,7 @@ use super::balance::{Balancer, Ewma, Pick};
 use super::client::http::{Answered, Client, Failed};
 use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::Endpoints;
-use super::http::{RequestBody, UNSENT, grpc_status, repeat};
+use super::http::{Body, UNSENT, grpc_status, repeat};
 use super::metrics::{Outcome, Started};
 use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
@@ -227,11 +227,7 @@ impl Backend {
     ///
     /// # Errors
     /// Where no endpoint answers.
-    pub async fn send(
-        self: &Arc<Self>,
-        mut request: Request<RequestBody>,
-        required: Option<&str>,
-    ) -> Result<Answer, Error> {
+    pub async fn send(self: &Arc<Self>, mut request: Request<Body>, required: Option<&str>) -> Result<Answer, Error> {
         let mut tried = Vec::new();
         loop {
             let (client, pick) = self.pick(&tried).await?;

@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
 pub use body::{Body, Ends, Kept, cause, grpc_status, reset};
-pub use repeat::{RequestBody, UNSENT};
+pub use repeat::UNSENT;
 
 use super::connections::Entry;
 use super::metrics::{Event, Labels, Metrics, Outcome, Requests, Started, Transport};
@@ -196,9 +196,9 @@ impl Session {
         }
         let answered = if request.version() == Version::HTTP_2 {
             self.set_authority(&mut request);
-            app.send_http2(request.map(RequestBody::from), dialled).await?
+            app.send_http2(request.map(Body::from), dialled).await?
         } else {
-            app.send_http1(request.map(RequestBody::from), dialled).await?
+            app.send_http1(request.map(Body::from), dialled).await?
         };
         Ok(Sent { answered, app, switching })
     }

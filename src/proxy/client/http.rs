@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
-use crate::proxy::http::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, RequestBody, cause};
+use crate::proxy::http::{Body, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
 use crate::proxy::orig_proto;
 
@@ -58,14 +58,14 @@ enum Http2 {
 
 #[derive(Clone, Debug)]
 struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+    sender: http2::SendRequest<Body>,
     /// Gone with the connection.
     records: Weak<Records>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    sender: http1::SendRequest<Body>,
     records: Weak<Records>,
     since: Instant,
 }
@@ -87,7 +87,7 @@ pub struct Upgraded {
 #[derive(Debug)]
 pub enum Failed {
     /// No byte was sent, so the request may go elsewhere.
-    Unsent { request: Box<Request<RequestBody>>, error: Arc<Error> },
+    Unsent { request: Box<Request<Body>>, error: Arc<Error> },
     /// The server may have acted on it.
     Lost(hyper::Error),
 }
@@ -159,7 +159,7 @@ impl Client {
     ///
     /// # Errors
     /// Where there is no response.
-    pub async fn send(self: &Arc<Self>, mut request: Request<RequestBody>) -> Result<Answered, Failed> {
+    pub async fn send(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
         if request.version() == Version::HTTP_2 {
             return self.send_http2(request).await;
         }
@@ -199,7 +199,7 @@ impl Client {
             && !self.connector.is_local(&self.endpoint)
     }
 
-    async fn send_http2(self: &Arc<Self>, mut request: Request<RequestBody>) -> Result<Answered, Failed> {
+    async fn send_http2(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
         let mut attempt = 1;
         loop {
             let Shared { mut sender, records } = match self.shared().await {
@@ -218,7 +218,7 @@ impl Client {
         }
     }
 
-    async fn send_http1(self: &Arc<Self>, mut request: Request<RequestBody>) -> Result<Answered, Failed> {
+    async fn send_http1(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
         let mut attempt = 1;
         loop {
             let kept = if attempt < CONNECTIONS_MAX { self.take_idle() } else { None };
@@ -244,7 +244,7 @@ impl Client {
         }
     }
 
-    async fn send_upgrade(self: &Arc<Self>, request: Request<RequestBody>) -> Result<Answered, Failed> {
+    async fn send_upgrade(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
         let (mut sender, records) = match self.connect_http1().await {
             Ok(connected) => connected,
             Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
@@ -268,7 +268,7 @@ impl Client {
         self.requests.start()
     }
 
-    fn failed(&self, mut failed: TrySendError<Request<RequestBody>>, started: Started) -> Failed {
+    fn failed(&self, mut failed: TrySendError<Request<Body>>, started: Started) -> Failed {
         let unsent = failed.take_message();
         let error = failed.into_error();
         started.end(Outcome { status: 0, grpc_status: None, error: cause(&error).into() });
@@ -342,7 +342,7 @@ impl Client {
         Ok(shared)
     }
 
-    async fn connect_http1(&self) -> Result<(http1::SendRequest<RequestBody>, Weak<Records>), Error> {
+    async fn connect_http1(&self) -> Result<(http1::SendRequest<Body>, Weak<Records>), Error> {
         let Connection { stream, records, .. } = self.connect(Protocol::Http1).await?;
         let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
@@ -369,7 +369,7 @@ impl Client {
     }
 
     /// Keeps a connection once its response has been read.
-    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<RequestBody>, records: Weak<Records>) {
+    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<Body>, records: Weak<Records>) {
         let client = Arc::downgrade(self);
         let drain = self.connector.drain.clone();
         self.connector.drain.spawn(async move {

@@ -19,8 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::repeat::{self, RequestBody};
-use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use super::{Body, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, repeat};
 use crate::net::drain::Drain;
 use crate::net::fair;
 use crate::net::stream::Stream;
@@ -55,12 +54,12 @@ pub struct App {
     options: Options,
     drain: Drain,
     idle: Mutex<Vec<Idle>>,
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    shared: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    sender: http1::SendRequest<Body>,
     since: Instant,
 }
 
@@ -97,7 +96,7 @@ impl Error {
 /// A response, and for HTTP/1 the connection that it holds until its end.
 pub struct Answered {
     pub response: Response<Incoming>,
-    pub connection: Option<http1::SendRequest<RequestBody>>,
+    pub connection: Option<http1::SendRequest<Body>>,
 }
 
 impl Apps {
@@ -181,7 +180,7 @@ impl App {
     /// Where there is no response.
     pub async fn send_http1(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Request<Body>,
         dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         if let Some(stream) = dialled {
@@ -205,9 +204,9 @@ impl App {
     #[expect(clippy::type_complexity, reason = "an error that gives back what it could not send")]
     fn answer(
         &self,
-        answered: Result<Response<Incoming>, TrySendError<Request<RequestBody>>>,
-        sender: http1::SendRequest<RequestBody>,
-    ) -> Result<Answered, (Error, Option<Box<Request<RequestBody>>>)> {
+        answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
+        sender: http1::SendRequest<Body>,
+    ) -> Result<Answered, (Error, Option<Box<Request<Body>>>)> {
         match answered {
             Ok(response) => Ok(Answered { response, connection: Some(sender) }),
             Err(mut failed) => {
@@ -218,7 +217,7 @@ impl App {
     }
 
     /// Takes back a connection whose response has ended.
-    pub fn keep(&self, sender: http1::SendRequest<RequestBody>) {
+    pub fn keep(&self, sender: http1::SendRequest<Body>) {
         if sender.is_closed() || self.drain.has_started() {
             return;
         }
@@ -229,7 +228,7 @@ impl App {
     }
 
     /// The latest idle connection: the one that the app is the least likely to be closing.
-    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
         let mut idle = self.idle();
         let expired = |idle: &Idle| idle.since.elapsed() >= self.options.idle_timeout;
         while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready() || idle.sender.is_closed()) {
@@ -241,7 +240,7 @@ impl App {
         None
     }
 
-    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<RequestBody>, Error> {
+    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<Body>, Error> {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .handshake(TokioIo::new(stream))
@@ -261,7 +260,7 @@ impl App {
     /// Where there is no response, or the app reset the stream.
     pub async fn send_http2(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Request<Body>,
         mut dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         // Once on the connection there is, once more on a new one where that turns out to have ended.
@@ -278,7 +277,7 @@ impl App {
         unreachable!("the second try returns")
     }
 
-    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<http2::SendRequest<RequestBody>, Error> {
+    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<http2::SendRequest<Body>, Error> {
         let mut shared = self.shared.lock().await;
         if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());

@@ -1,4 +1,4 @@
-//! The body of a response on its way through the proxy: streamed as it comes, and observed at its end.
+//! A body on its way through the proxy: streamed as it comes, and where it is a response's, observed at its end.
 
 use std::fmt;
 use std::pin::Pin;
@@ -73,6 +73,13 @@ impl Body {
             let grpc_status = ends.grpc_status.or(ends.is_grpc.then_some(2));
             started.end(Outcome { status: ends.status, grpc_status, error });
         }
+    }
+}
+
+/// A request's: nobody waits for its end.
+impl From<Incoming> for Body {
+    fn from(incoming: Incoming) -> Self {
+        Self { incoming: Some(incoming).filter(|incoming| !http_body::Body::is_end_stream(incoming)), ends: None }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
-use crate::proxy::http::{Body, Ends, Kept, RequestBody, UNSENT, grpc_status, reset, server};
+use crate::proxy::http::{Body, Ends, Kept, UNSENT, grpc_status, reset, server};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
@@ -118,7 +118,7 @@ impl Session {
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());
         }
-        let mut answer = picked.backend.send(request.map(RequestBody::from), required).await?;
+        let mut answer = picked.backend.send(request.map(Body::from), required).await?;
 
         for edit in edits {
             edit.modify(answer.response.headers_mut());
