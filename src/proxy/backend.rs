@@ -22,7 +22,8 @@ use super::balance::{Balancer, Ewma, Pick};
 use super::client::http::{Answered, Client, Failed};
 use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::Endpoints;
-use super::http::{Body, UNSENT, grpc_status, repeat};
+use super::http::repeat::{self, Again, Unserved};
+use super::http::{Body, grpc_status, reset};
 use super::metrics::{Outcome, Started};
 use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
@@ -37,6 +38,10 @@ const PROBE_FIRST: Duration = Duration::from_millis(100);
 const PROBE_LONGEST: Duration = Duration::from_secs(60);
 /// Endpoints one request is tried at. Past these it is the network that fails, not an endpoint.
 const TRIES_MAX: usize = 8;
+/// Between tries at an only endpoint whose app serves nobody: in a rollout the next endpoint is known a moment later, and an app that has
+/// crashed may be back. The tries end by their number before the failfast timeout, as a rule.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LONGEST: Duration = Duration::from_millis(800);
 
 /// What policy says of a backend. Equal ones are the same backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +102,7 @@ pub enum Error {
     NoEndpoint { authority: String, failfast: Duration, tried: Vec<(SocketAddr, Arc<client::Error>)> },
     #[error("the control plane does not know {authority}: {reason}")]
     Unresolvable { authority: String, reason: String },
-    #[error("none of the {} endpoints tried could be reached{}", tried.len(), after(tried))]
+    #[error("no endpoint served it in {} tries{}", tried.len(), after(tried))]
     Unreachable { tried: Vec<(SocketAddr, Arc<client::Error>)> },
     #[error("the connection to {address} broke")]
     Lost {
@@ -146,6 +151,16 @@ pub struct Opened {
     pub connection: Connection,
     pub client: Arc<Client>,
     pub pick: Option<Pick<Client>>,
+}
+
+/// What has become of one request or connection so far.
+struct Tries {
+    failed: Vec<(SocketAddr, Arc<client::Error>)>,
+    pauses: Backoff,
+    /// When to stop waiting for another endpoint; known from the first wait on.
+    until: Option<Instant>,
+    failfast: Duration,
+    was_unanswered: bool,
 }
 
 impl Backend {
@@ -223,46 +238,68 @@ impl Backend {
         }
     }
 
-    /// Sends a request to an endpoint, which must be `required` where that is given.
+    /// Sends a request to an endpoint, which must be `required` where that is given. What its app has not served goes to another one, or
+    /// after a pause to the only one.
     ///
     /// # Errors
     /// Where no endpoint answers.
-    pub async fn send(self: &Arc<Self>, mut request: Request<Body>, required: Option<&str>) -> Result<Answer, Error> {
-        let mut tried = Vec::new();
+    pub async fn send(self: &Arc<Self>, request: Request<Body>, required: Option<&str>) -> Result<Answer, Error> {
+        // The app itself chose the one address of a forward, and is told the truth about it at once.
+        let (mut request, again) = if self.is_forward() { (request, None) } else { repeat::keep(request) };
+        let mut tries = Tries::new(self.failfast);
         loop {
-            let (client, pick) = self.pick(&tried).await?;
+            let (client, pick) = self.pick(&tries.failed).await?;
             if let Some(required) = required {
                 require(required, &client)?;
             }
-            // Where there is nobody else to ask, no copy is needed.
-            let again = self.has_other_than(&client).then(|| repeat::copy(&request)).flatten();
             let sent_at = Instant::now();
-            match client.send(request).await {
+            let error = match client.send(request).await {
                 Ok(Answered { response, started }) => {
-                    if let Some(again) = again.filter(|_| response.headers().contains_key(UNSENT))
-                        && self.has_other_than(&client)
-                    {
-                        let error = unsent(&client, &response);
-                        let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
-                        started.end(Outcome { status, grpc_status, error: "".into() });
-                        self.left_out(&client, pick, Arc::new(error), &mut tried)?;
-                        request = again;
-                        continue;
-                    }
-                    if let Some(pick) = &pick {
-                        pick.observe(sent_at.elapsed(), std::time::Instant::now());
-                    }
-                    return Ok(Answer { response, started, client, pick });
+                    let unserved = Unserved::of(&response).filter(|unserved| tries.may_follow(*unserved));
+                    let Some(next) = unserved.and(again.as_ref()).and_then(Again::request) else {
+                        if let Some(pick) = &pick {
+                            pick.observe(sent_at.elapsed(), std::time::Instant::now());
+                        }
+                        return Ok(Answer { response, started, client, pick });
+                    };
+                    let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
+                    started.end(Outcome { status, grpc_status, error: "".into() });
+                    request = next;
+                    Arc::new(unserved_by(&client, &response))
                 }
                 Err(Failed::Unsent { request: unsent, error }) => {
-                    self.left_out(&client, pick, error, &mut tried)?;
+                    self.left_out(&client, pick, error, &mut tries)?;
                     request = *unsent;
+                    continue;
                 }
                 Err(Failed::Lost(source)) => {
-                    return Err(Error::Lost { address: client.endpoint.address, source });
+                    let address = client.endpoint.address;
+                    // The one reset that says that nothing was done (RFC 9113 section 8.7).
+                    let refused = (reset(&source) == Some(h2::Reason::REFUSED_STREAM)).then_some(again.as_ref());
+                    let Some(next) = refused.flatten().and_then(Again::request) else {
+                        return Err(Error::Lost { address, source });
+                    };
+                    request = next;
+                    Arc::new(client::Error::Http { address, source })
                 }
+            };
+            if self.has_other_than(&client) {
+                self.left_out(&client, pick, error, &mut tries)?;
+            } else {
+                drop(pick);
+                let pause = tries.pause(&client, error)?;
+                self.other_than(&client, pause).await;
             }
         }
+    }
+
+    /// Waits for an endpoint besides that of `client`, for so long.
+    async fn other_than(&self, client: &Arc<Client>, pause: Duration) {
+        let Kind::Balance(balance) = &self.kind else { return };
+        let mut changed = balance.changed.subscribe();
+        let other = async { while !self.has_other_than(client) && changed.changed().await.is_ok() {} };
+        // Who waited in vain tries the same one again.
+        let _ = tokio::time::timeout(pause, other).await;
     }
 
     /// Whether there is another endpoint in.
@@ -275,9 +312,9 @@ impl Backend {
     /// # Errors
     /// Where no endpoint can be reached.
     pub async fn connect(self: &Arc<Self>) -> Result<Opened, Error> {
-        let mut tried = Vec::new();
+        let mut tries = Tries::new(self.failfast);
         loop {
-            let (client, pick) = self.pick(&tried).await?;
+            let (client, pick) = self.pick(&tries.failed).await?;
             match client.connect(Protocol::Opaque).await {
                 Ok(connection) => {
                     if let Some(pick) = &pick {
@@ -285,7 +322,7 @@ impl Backend {
                     }
                     return Ok(Opened { connection, client, pick });
                 }
-                Err(error) => self.left_out(&client, pick, Arc::new(error), &mut tried)?,
+                Err(error) => self.left_out(&client, pick, Arc::new(error), &mut tries)?,
             }
         }
     }
@@ -333,14 +370,14 @@ impl Backend {
         client: &Arc<Client>,
         pick: Option<Pick<Client>>,
         error: Arc<client::Error>,
-        tried: &mut Vec<(SocketAddr, Arc<client::Error>)>,
+        tries: &mut Tries,
     ) -> Result<(), Error> {
         let address = client.endpoint.address;
         tracing::debug!(%address, %error, "an endpoint could not be reached");
         drop(pick);
-        tried.push((address, error));
+        tries.failed.push((address, error));
         let Kind::Balance(balance) = &self.kind else {
-            return Err(Error::Unreachable { tried: std::mem::take(tried) });
+            return Err(tries.end());
         };
         if balance.lock().balancer.take_out(address, client) {
             let probe = probe(Arc::downgrade(self), Arc::downgrade(client));
@@ -353,18 +390,46 @@ impl Backend {
                 }
             });
         }
-        if tried.len() >= TRIES_MAX {
-            return Err(Error::Unreachable { tried: std::mem::take(tried) });
+        if tries.failed.len() >= TRIES_MAX {
+            return Err(tries.end());
         }
         Ok(())
     }
 }
 
-/// Why the peer's proxy could not pass on a request, in its own words.
-fn unsent<B>(client: &Client, response: &Response<B>) -> client::Error {
+impl Tries {
+    fn new(failfast: Duration) -> Self {
+        let pauses = Backoff::new(PAUSE_FIRST, PAUSE_LONGEST);
+        Self { failed: Vec::new(), pauses, until: None, failfast, was_unanswered: false }
+    }
+
+    /// Whether a request that was unserved in this way may be tried once more.
+    fn may_follow(&mut self, unserved: Unserved) -> bool {
+        // What kills one app should not go on to kill them all.
+        unserved == Unserved::Unsent || !std::mem::replace(&mut self.was_unanswered, true)
+    }
+
+    /// How long to wait for another endpoint, after the only one failed.
+    fn pause(&mut self, client: &Client, error: Arc<client::Error>) -> Result<Duration, Error> {
+        self.failed.push((client.endpoint.address, error));
+        let now = Instant::now();
+        let left = self.until.get_or_insert(now + self.failfast).duration_since(now);
+        if left.is_zero() || self.failed.len() >= TRIES_MAX {
+            return Err(self.end());
+        }
+        Ok(self.pauses.delay().min(left))
+    }
+
+    fn end(&mut self) -> Error {
+        Error::Unreachable { tried: std::mem::take(&mut self.failed) }
+    }
+}
+
+/// Why the peer's proxy could not have a request served, in its own words.
+fn unserved_by<B>(client: &Client, response: &Response<B>) -> client::Error {
     let reason =
         response.headers().get(PROXY_ERROR).and_then(|reason| reason.to_str().ok()).unwrap_or("it says no reason");
-    client::Error::Unsent { address: client.endpoint.address, reason: reason.into() }
+    client::Error::Unserved { address: client.endpoint.address, reason: reason.into() }
 }
 
 /// Knocks at an endpoint until it answers, or nobody wants to know any more.

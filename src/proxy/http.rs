@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
 pub use body::{Body, Ends, Kept, cause, grpc_status, reset};
-pub use repeat::UNSENT;
+pub use repeat::{UNSERVED, Unserved};
 
 use super::connections::Entry;
 use super::metrics::{Event, Labels, Metrics, Outcome, Requests, Started, Transport};
@@ -229,7 +229,7 @@ impl Session {
     ) -> Response<Body> {
         let Sent { answered, app, switching } = sent;
         let app::Answered { mut response, mut connection } = answered;
-        response.headers_mut().remove(UNSENT);
+        response.headers_mut().remove(UNSERVED);
         let mut ends = Ends {
             started: Some(started),
             status: response.status().as_u16(),
@@ -301,8 +301,10 @@ impl Session {
         let mut response: Response<Body> =
             respond::refuse(asked, &Refusal { status, reason: is_meshed.then(|| failed.to_string()), closes });
         match failed {
-            Failed::App(AppError::Connect { .. } | AppError::ConnectTimeout { .. }) if is_meshed => {
-                response.headers_mut().insert(UNSENT, HeaderValue::from_static("true"));
+            Failed::App(error) if is_meshed => {
+                if let Some(unserved) = error.unserved(asked.is_idempotent()) {
+                    response.headers_mut().insert(UNSERVED, unserved.header());
+                }
             }
             Failed::InjectedCall { code, message } => {
                 response.headers_mut().insert("grpc-status", HeaderValue::from(*code));

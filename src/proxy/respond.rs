@@ -20,6 +20,7 @@ pub struct Asked {
     version: Version,
     is_connect: bool,
     is_grpc: bool,
+    is_idempotent: bool,
 }
 
 /// An answer in place of the server's.
@@ -35,8 +36,12 @@ pub struct Refusal {
 impl Asked {
     pub fn of<B>(request: &Request<B>) -> Self {
         let version = request.version();
-        let is_connect = request.method() == Method::CONNECT;
-        Self { version, is_connect, is_grpc: version == Version::HTTP_2 && is_grpc(request.headers()) }
+        Self {
+            version,
+            is_connect: request.method() == Method::CONNECT,
+            is_grpc: version == Version::HTTP_2 && is_grpc(request.headers()),
+            is_idempotent: request.method().is_idempotent(),
+        }
     }
 
     /// Whether the client speaks HTTP/2, and so can be sent a reset.
@@ -47,6 +52,11 @@ impl Asked {
     /// Whether success means a tunnel.
     pub fn is_connect(self) -> bool {
         self.is_connect
+    }
+
+    /// Whether asking twice does the same as asking once (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(self) -> bool {
+        self.is_idempotent
     }
 
     /// Whether a request is a gRPC call, whose outcome is in the trailers.

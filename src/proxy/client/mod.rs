@@ -137,8 +137,8 @@ pub enum Error {
     Loopback(SocketAddr),
     #[error("refusing to connect to {0}: it is this very proxy")]
     Loop(SocketAddr),
-    #[error("the proxy at {address} did not reach its app: {reason}")]
-    Unsent { address: SocketAddr, reason: String },
+    #[error("the app at {address} did not serve it: {reason}")]
+    Unserved { address: SocketAddr, reason: String },
     #[error("connecting to {address} took more than {timeout:?}")]
     Timeout { address: SocketAddr, timeout: Duration },
     #[error("cannot make a mesh connection to {identity} at {address}")]

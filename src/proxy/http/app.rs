@@ -19,7 +19,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Body, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, repeat};
+use super::repeat::{self, Again, Unserved};
+use super::{Body, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
 use crate::net::fair;
 use crate::net::stream::Stream;
@@ -83,14 +84,22 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the app closed the connection without a word.
-    fn is_unanswered(&self) -> bool {
-        let Self::Lost { source, .. } = self else { return false };
-        let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref::<io::Error>());
-        let is_gone =
-            |cause: &io::Error| matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
-        source.is_incomplete_message() || cause.is_some_and(is_gone)
+    /// What is sure about the request, if anything: then it may be sent again.
+    pub fn unserved(&self, is_idempotent: bool) -> Option<Unserved> {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } => Some(Unserved::Unsent),
+            Self::Lost { source, .. } if is_idempotent && is_unanswered(source) => Some(Unserved::Unanswered),
+            Self::Lost { .. } => None,
+        }
     }
+}
+
+/// Whether the app closed the connection without a word.
+fn is_unanswered(source: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(source).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let is_gone =
+        |cause: &io::Error| matches!(cause.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+    source.is_incomplete_message() || cause.is_some_and(is_gone)
 }
 
 /// A response, and for HTTP/1 the connection that it holds until its end.
@@ -187,14 +196,20 @@ impl App {
             let mut sender = self.begin_http1(stream).await?;
             return self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error);
         }
+        let mut again = None;
         while let Some(mut sender) = self.take_idle() {
-            // The app may be closing it at this moment, so what may be asked twice is asked again (RFC 9110 section 9.2.2).
-            let again = request.method().is_idempotent().then(|| repeat::copy(&request)).flatten();
+            // The app may be closing it at this moment, so what may be asked twice is asked again.
+            if again.is_none() && request.method().is_idempotent() {
+                (request, again) = repeat::keep(request);
+            }
             match self.answer(sender.try_send_request(request).await, sender) {
                 Ok(answered) => return Ok(answered),
                 // The app had closed it meanwhile, and no byte was sent.
                 Err((_, Some(unsent))) => request = *unsent,
-                Err((error, None)) => request = again.filter(|_| error.is_unanswered()).ok_or(error)?,
+                Err((error, None)) => {
+                    let again = again.as_ref().filter(|_| error.unserved(true).is_some());
+                    request = again.and_then(Again::request).ok_or(error)?;
+                }
             }
         }
         let mut sender = self.begin_http1(Box::new(connect(self.target, self.options.connect_timeout).await?)).await?;

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::repeat::Recorded;
 use crate::proxy::metrics::{Outcome, Started};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -16,9 +17,17 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// A streamed body, or none.
 #[derive(Debug, Default)]
 pub struct Body {
-    incoming: Option<Incoming>,
+    source: Source,
     /// Taken at the end; dropped before, it means that somebody broke off.
     ends: Option<Ends>,
+}
+
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    None,
+    Incoming(Incoming),
+    Recorded(Recorded),
 }
 
 /// What is due when a response ends.
@@ -50,8 +59,8 @@ impl fmt::Debug for Kept {
 
 impl Body {
     pub fn streamed(incoming: Incoming, ends: Ends) -> Self {
-        let mut body = Self { incoming: Some(incoming), ends: Some(ends) };
-        if body.incoming.as_ref().is_some_and(http_body::Body::is_end_stream) {
+        let mut body = Self { source: Source::Incoming(incoming), ends: Some(ends) };
+        if http_body::Body::is_end_stream(&body) {
             body.end(None);
         }
         body
@@ -59,9 +68,17 @@ impl Body {
 
     /// A body of which the rest is not HTTP any more.
     pub fn upgraded(ends: Ends) -> Self {
-        let mut body = Self { incoming: None, ends: Some(ends) };
+        let mut body = Self { source: Source::None, ends: Some(ends) };
         body.end(None);
         body
+    }
+
+    /// What there is to come of a request's body that nobody has begun to record.
+    pub(super) fn into_incoming(mut self) -> Option<Incoming> {
+        match std::mem::take(&mut self.source) {
+            Source::Incoming(incoming) => Some(incoming),
+            Source::None | Source::Recorded(_) => None,
+        }
     }
 
     fn end(&mut self, error: Option<&hyper::Error>) {
@@ -79,7 +96,14 @@ impl Body {
 /// A request's: nobody waits for its end.
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming).filter(|incoming| !http_body::Body::is_end_stream(incoming)), ends: None }
+        let source = if http_body::Body::is_end_stream(&incoming) { Source::None } else { Source::Incoming(incoming) };
+        Self { source, ends: None }
+    }
+}
+
+impl From<Recorded> for Body {
+    fn from(recorded: Recorded) -> Self {
+        Self { source: Source::Recorded(recorded), ends: None }
     }
 }
 
@@ -88,8 +112,12 @@ impl http_body::Body for Body {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        let frame = match &mut self.source {
+            Source::None => return Poll::Ready(None),
+            Source::Incoming(incoming) => ready!(Pin::new(incoming).poll_frame(cx)),
+            // A request's: nobody waits for its end.
+            Source::Recorded(recorded) => return Pin::new(recorded).poll_frame(cx),
+        };
         match &frame {
             None => self.end(None),
             Some(Err(error)) => self.end(Some(error)),
@@ -98,7 +126,7 @@ impl http_body::Body for Body {
                     ends.grpc_status = grpc_status(trailers);
                 }
                 // A body of a known length is not asked again once it is all there.
-                if self.incoming.as_ref().is_some_and(http_body::Body::is_end_stream) {
+                if self.is_end_stream() {
                     self.end(None);
                 }
             }
@@ -107,11 +135,19 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
+        match &self.source {
+            Source::None => true,
+            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Recorded(recorded) => recorded.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+        match &self.source {
+            Source::None => SizeHint::with_exact(0),
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Recorded(recorded) => recorded.size_hint(),
+        }
     }
 }
 

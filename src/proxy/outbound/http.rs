@@ -28,7 +28,7 @@ use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
-use crate::proxy::http::{Body, Ends, Kept, UNSENT, grpc_status, reset, server};
+use crate::proxy::http::{Body, Ends, Kept, UNSERVED, grpc_status, reset, server};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
@@ -125,7 +125,7 @@ impl Session {
         }
         let headers = answer.response.headers_mut();
         headers.remove(PROXY_ERROR);
-        headers.remove(UNSENT);
+        headers.remove(UNSERVED);
         let closes = headers.remove(PROXY_CONNECTION).is_some() && picked.backend.is_forward();
         let status = answer.response.status();
         let is_switched = status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success());

@@ -225,7 +225,7 @@ async fn an_endpoint_that_refuses_connections_costs_no_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_no_app_has_seen_goes_to_another_endpoint() {
     let (pki, control, pod, _first) = world(App::Http("first")).await;
-    let gone = Peer::start(pki.tls(WEB), App::Gone).await;
+    let gone = Peer::start(pki.tls(WEB), App::Unserved("unsent")).await;
     control.add(AUTHORITY, vec![gone.endpoint(5433, WEB)]);
     for _ in 0..20 {
         let response = pod.get(SERVICE, "").await;
@@ -234,10 +234,56 @@ async fn a_request_that_no_app_has_seen_goes_to_another_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_no_app_has_seen_fails_where_there_is_no_other_endpoint() {
-    let (_pki, _control, pod, _gone) = world(App::Gone).await;
+async fn a_call_that_no_app_has_seen_goes_to_another_endpoint_with_its_body() {
+    let (pki, control, pod, _first) = world(App::Grpc).await;
+    let mut gone = Peer::start(pki.tls(WEB), App::Unserved("unsent")).await;
+    control.add(AUTHORITY, vec![gone.endpoint(5433, WEB)]);
+    // Which one is asked first is up to chance.
+    while gone.seen.try_recv().is_err() {
+        assert_eq!(call(&pod).await.into_body().collect().await.unwrap().to_bytes(), "message");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_only_app_has_not_seen_waits_for_another_endpoint() {
+    let (pki, control) = (Pki::new(), Control::start());
+    let mut gone = Peer::start(pki.tls(WEB), App::Unserved("unsent")).await;
+    control.policy(SERVICE, detect(AUTHORITY));
+    control.add(AUTHORITY, vec![gone.endpoint(5432, WEB)]);
+    let pod = Pod::start_patient(&pki, &control, SOON);
+    let another = async {
+        while !matches!(gone.next().await, Seen::Request { .. }) {}
+        let another = Peer::start(pki.tls(WEB), App::Http("another")).await;
+        control.add(AUTHORITY, vec![another.endpoint(5433, WEB)]);
+        another
+    };
+    let (response, _another) = tokio::join!(pod.get(SERVICE, ""), another);
+    assert!(response.ends_with("another"), "{response}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_no_app_has_seen_fails_where_no_other_endpoint_comes() {
+    let (_pki, _control, pod, gone) = world(App::Unserved("unsent")).await;
     let response = pod.get(SERVICE, "").await;
-    assert!(response.starts_with("HTTP/1.1 502 ") && !response.contains("hawser-unsent"), "{response}");
+    assert!(response.starts_with("HTTP/1.1 502 ") && !response.contains("hawser-unserved"), "{response}");
+    let tried = format!("tried {}:5432", gone.address.ip());
+    assert!(response.contains(&tried), "the endpoints tried are named: {response}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_an_app_left_unanswered_is_asked_once_more_and_not_of_everyone() {
+    let (pki, control, pod, first) = world(App::Unserved("unanswered")).await;
+    let mut peers = vec![first];
+    for port in 5433..5436 {
+        let peer = Peer::start(pki.tls(WEB), App::Unserved("unanswered")).await;
+        control.add(AUTHORITY, vec![peer.endpoint(port, WEB)]);
+        peers.push(peer);
+    }
+    let response = pod.get(SERVICE, "").await;
+    assert!(response.starts_with("HTTP/1.1 502 ") && !response.contains("hawser-unserved"), "{response}");
+    let seen = |peer: &mut Peer| std::iter::from_fn(|| peer.seen.try_recv().ok()).collect::<Vec<_>>();
+    let requests = peers.iter_mut().flat_map(seen).filter(|seen| matches!(seen, Seen::Request { .. })).count();
+    assert_eq!(requests, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,6 +88,10 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn start(pki: &Pki, control: &Control) -> Self {
+        Self::start_patient(pki, control, FAILFAST)
+    }
+
+    pub(crate) fn start_patient(pki: &Pki, control: &Control, failfast: Duration) -> Self {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
         let tls = pki.tls(CLIENT);
         let address: ControlAddr = control.address.to_string().parse().unwrap();
@@ -112,7 +116,7 @@ impl Pod {
             workload: "{\"ns\":\"shop\",\"pod\":\"client-1\"}\n".into(),
             networks: Networks(vec!["10.0.0.0/8".parse().unwrap()]),
             idle_timeout: IDLE,
-            failfast: FAILFAST,
+            failfast,
             limits: Limits::default(),
             cluster_patience: Duration::from_secs(2),
         };
@@ -189,8 +193,8 @@ pub(crate) enum App {
     SpeaksFirst(&'static str),
     Http(&'static str),
     Grpc,
-    /// Cannot be reached, as its proxy says.
-    Gone,
+    /// Has not served the request, as its proxy says in this word.
+    Unserved(&'static str),
 }
 
 /// A meshed peer: its proxy's inbound port on loopback, and an app behind it that needs no port.
@@ -321,7 +325,7 @@ async fn serve(
             return;
         }
         App::Http(name) => name,
-        App::Grpc | App::Gone => "",
+        App::Grpc | App::Unserved(_) => "",
     };
     let service = service_fn(move |mut request: Request<Incoming>| {
         let tell = tell.clone();
@@ -331,9 +335,9 @@ async fn serve(
                 headers: request.headers().clone(),
                 uri: request.uri().clone(),
             });
-            Ok::<_, hyper::Error>(if matches!(app, App::Gone) {
+            Ok::<_, hyper::Error>(if let App::Unserved(why) = app {
                 let empty = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
-                Response::builder().status(502).header("hawser-unsent", "true").body(empty).unwrap()
+                Response::builder().status(502).header("hawser-unserved", why).body(empty).unwrap()
             } else if request.headers().contains_key("upgrade") {
                 upgrade(&mut request)
             } else if name.is_empty() {
