@@ -1,4 +1,6 @@
-//! Logs of the roles: levels by an env-filter, plain or JSON.
+//! Logs of the roles: levels by an env-filter, plain or JSON. [`series`] are the numbers that are scraped.
+
+pub mod series;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -263,7 +263,7 @@ impl Backend {
                         return Ok(Answer { response, started, client, pick });
                     };
                     let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
-                    started.end(Outcome { status, grpc_status, error: "".into() });
+                    started.end(&Outcome { status, grpc_status, error: "".into() });
                     request = next;
                     Arc::new(unserved_by(&client, &response))
                 }

@@ -31,12 +31,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 
+use super::http::{Body as Answer, Ends, Kept, grpc_status};
+use super::metrics::{Labels, Metrics, Outcome, Requests, Started};
 use super::settings::ControlAddr;
 use super::tls::{self, Alpn, Tls};
 use crate::mesh::Identity;
+use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::fair;
@@ -67,7 +70,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
 /// A connection to one service of the control plane, made when it is needed. Clones share it.
 #[derive(Clone)]
-pub struct Channel(Arc<Inner>);
+pub struct Channel {
+    inner: Arc<Inner>,
+    /// Counts the requests, where they are.
+    requests: Option<Requests>,
+}
 
 struct Inner {
     address: ControlAddr,
@@ -196,26 +203,44 @@ impl Channel {
             (false, None) => return Err(InvalidControl::NoServerIdentity(address)),
         };
         let link = Link { sender: None, retry: Retry::new(), retry_at: Instant::now() };
-        Ok(Self(Arc::new(Inner {
-            address,
-            authority,
-            secure,
-            tasks,
-            link: Mutex::new(link),
-            attempts_failed: AtomicU64::new(0),
-        })))
+        let inner =
+            Inner { address, authority, secure, tasks, link: Mutex::new(link), attempts_failed: AtomicU64::new(0) };
+        Ok(Self { inner: Arc::new(inner), requests: None })
+    }
+
+    /// The same channel, whose requests are counted from now on.
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        let labels = Labels::new([("addr", self.inner.address.to_string())]).and(&match &self.inner.secure {
+            Some(secure) => Labels::new([("tls", "true".to_owned()), ("server_id", secure.server.to_string())]),
+            None => Labels::tls(Direction::Outbound, &Security::Plaintext { reason: PlaintextReason::Loopback }),
+        });
+        Self { requests: Some(metrics.control_requests(labels)), ..self }
     }
 
     pub fn address(&self) -> &ControlAddr {
-        &self.0.address
+        &self.inner.address
     }
 
     /// How often connecting has failed, since the channel was made.
     pub fn attempts_failed(&self) -> u64 {
-        self.0.attempts_failed.load(Ordering::Relaxed)
+        self.inner.attempts_failed.load(Ordering::Relaxed)
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Status> {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Answer>, Status> {
+        let started = self.requests.as_ref().map(Requests::start);
+        match self.ask(request).await {
+            Ok(response) => Ok(answer(response, started)),
+            Err(status) => {
+                let error = if status.code() == Code::Unavailable { "unavailable" } else { "unclassified" };
+                if let Some(started) = started {
+                    started.end(&Outcome { status: 0, grpc_status: None, error: error.into() });
+                }
+                Err(status)
+            }
+        }
+    }
+
+    async fn ask(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Status> {
         *request.uri_mut() = self.uri(request.uri());
         // A connection may die between being chosen and being used; the request then comes back unsent, and tries one more.
         let mut may_retry = true;
@@ -239,7 +264,7 @@ impl Channel {
         let deadline = Instant::now() + CONNECTION_WAIT;
         let mut failed = None;
         let connected = async {
-            let mut link = self.0.link.lock().await;
+            let mut link = self.inner.link.lock().await;
             loop {
                 if let Some(sender) = &mut link.sender {
                     if sender.ready().await.is_ok() {
@@ -247,18 +272,18 @@ impl Channel {
                     }
                     link.sender = None;
                 }
-                if let Some(secure) = self.0.secure.as_ref().filter(|secure| secure.is_mutual) {
+                if let Some(secure) = self.inner.secure.as_ref().filter(|secure| secure.is_mutual) {
                     secure.tls.certified().await;
                 }
                 sleep_until(link.retry_at).await;
-                match self.0.connect().await {
+                match self.inner.connect().await {
                     Ok(sender) => {
                         link.retry.reset();
                         link.sender = Some(sender);
                     }
                     Err(error) => {
-                        self.0.attempts_failed.fetch_add(1, Ordering::Relaxed);
-                        tracing::debug!(service = %self.0.address, error = error_chain(&error), "cannot reach the control plane");
+                        self.inner.attempts_failed.fetch_add(1, Ordering::Relaxed);
+                        tracing::debug!(service = %self.inner.address, error = error_chain(&error), "cannot reach the control plane");
                         failed = Some(error);
                         link.retry_at = Instant::now() + link.retry.delay();
                     }
@@ -268,8 +293,8 @@ impl Channel {
         match timeout_at(deadline, connected).await {
             Ok(sender) => Ok(sender),
             Err(_) => Err(Status::unavailable(match failed {
-                Some(error) => format!("cannot reach {}: {}", self.0.address, error_chain(&error)),
-                None => format!("cannot reach {} within {CONNECTION_WAIT:?}", self.0.address),
+                Some(error) => format!("cannot reach {}: {}", self.inner.address, error_chain(&error)),
+                None => format!("cannot reach {} within {CONNECTION_WAIT:?}", self.inner.address),
             })),
         }
     }
@@ -278,7 +303,7 @@ impl Channel {
     fn uri(&self, asked: &Uri) -> Uri {
         let mut parts = Parts::default();
         parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(self.0.authority.clone());
+        parts.authority = Some(self.inner.authority.clone());
         parts.path_and_query = Some(asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
         Uri::from_parts(parts).unwrap_or_else(|_| asked.clone())
     }
@@ -286,14 +311,14 @@ impl Channel {
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Channel").field(&self.0.address).finish()
+        f.debug_tuple("Channel").field(&self.inner.address).finish()
     }
 }
 
 impl tower::Service<Request<Body>> for Channel {
-    type Response = Response<Incoming>;
+    type Response = Response<Answer>;
     type Error = Status;
-    type Future = BoxFuture<'static, Result<Response<Incoming>, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Answer>, Status>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
@@ -303,6 +328,18 @@ impl tower::Service<Request<Body>> for Channel {
         let channel = self.clone();
         Box::pin(async move { channel.send(request).await })
     }
+}
+
+/// A stream of the control plane's, which is counted when it ends.
+fn answer(response: Response<Incoming>, started: Option<Started>) -> Response<Answer> {
+    let ends = Ends {
+        started,
+        status: response.status().as_u16(),
+        is_grpc: true,
+        grpc_status: grpc_status(response.headers()),
+        kept: Kept::until(|_| ()),
+    };
+    response.map(|incoming| Answer::streamed(incoming, ends))
 }
 
 impl Inner {

@@ -20,7 +20,6 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
@@ -134,6 +133,8 @@ pub struct Metrics {
     expiration: Gauge<f64, AtomicU64>,
     refreshed: Gauge<f64, AtomicU64>,
     refreshes: Family<Refresh, Counter>,
+    /// Counts the requests.
+    proxy: super::metrics::Metrics,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -142,8 +143,9 @@ struct Refresh {
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+    pub fn register(proxy: &super::metrics::Metrics) -> Self {
+        let metrics = Self { proxy: proxy.clone(), ..Self::default() };
+        let mut registry = proxy.registry();
         registry.register(
             "control_identity_cert_expiration_timestamp_seconds",
             "When the proxy's certificate ends, in seconds since 1970",
@@ -159,6 +161,7 @@ impl Metrics {
             "How often a certificate was asked for, by result",
             metrics.refreshes.clone(),
         );
+        drop(registry);
         metrics
     }
 
@@ -182,8 +185,9 @@ pub async fn keep(
     let certify = |request| {
         // A connection for each certificate: the service should not hold one open for every pod of the cluster.
         let channel = Channel::to_identity(settings.service.clone(), settings.server.clone(), &tls, drain.clone());
+        let counted = metrics.proxy.clone();
         async move {
-            let mut client = IdentityClient::new(channel?);
+            let mut client = IdentityClient::new(channel?.counted(&counted));
             let answered = timeout(CERTIFY_TIMEOUT, client.certify(request)).await.map_err(|_| Error::Timeout)?;
             Ok(answered.map_err(Error::Refused)?.into_inner())
         }

@@ -79,6 +79,15 @@ impl Spoken {
             Self::Tls { .. } | Self::Unknown => Protocol::Opaque,
         }
     }
+
+    /// What the metrics of detection call it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1",
+            Self::Http2 => "http/2",
+            Self::Tls { .. } | Self::Unknown => "not_http",
+        }
+    }
 }
 
 /// How long detection waits.
@@ -107,6 +116,16 @@ pub enum Error {
     Client(#[source] io::Error),
     #[error("the client said nothing for {0:?}")]
     Silent(Duration),
+}
+
+impl Error {
+    /// What the metrics of detection call it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Client(_) => "error",
+            Self::Silent(_) => "read_timeout",
+        }
+    }
 }
 
 /// Listens to `client`, and, while it is silent, to the server that `dial` connects to.

@@ -32,7 +32,7 @@ pub use body::{Body, Ends, Kept, cause, grpc_status, reset};
 pub use repeat::{UNSERVED, Unserved};
 
 use super::connections::Entry;
-use super::metrics::{Event, Labels, Metrics, Outcome, Requests, Started, Transport};
+use super::metrics::{Event, Labels, Measured, Metrics, Outcome, Requests, Scope, Started, Transport};
 use super::orig_proto::{self, OrigProto};
 use super::respond::{self, Asked, Refusal};
 use super::tcp;
@@ -42,6 +42,7 @@ use crate::mesh::policy::{Client, ClientTls, Denied, Filter, Meta, Permit, Ratio
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
 use crate::telemetry::error_chain;
+use crate::telemetry::series::Counter;
 
 /// Who the client is, by its certificate: for the app to read, and for no client to write.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
@@ -51,6 +52,7 @@ pub const HTTP2_STREAM_WINDOW: u32 = 65_535;
 pub const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
 /// Kinds of requests (by route and authorization) whose metrics a connection remembers; policies have a few.
 const KINDS_MAX: usize = 32;
+const NO_LABELS: [(&str, &str); 0] = [];
 
 /// What is the same for all inbound HTTP.
 #[derive(Clone, Debug)]
@@ -93,7 +95,18 @@ pub struct Kind {
     route: Option<Arc<Meta>>,
     authorization: Arc<Meta>,
     requests: Requests,
-    allowed: prometheus_client::metrics::counter::Counter,
+    allowed: Counter,
+    measured: Arc<Measured>,
+}
+
+impl Kind {
+    /// Counts a request of this kind now, and what becomes of it when told.
+    fn start(&self, metrics: &Metrics) -> Started {
+        self.allowed.inc();
+        let mut started = self.requests.start();
+        started.within([Some(self.measured.start(metrics)), None]);
+        started
+    }
 }
 
 /// Serves a connection until it ends, or gracefully closes it when the drain starts.
@@ -152,12 +165,12 @@ impl Session {
                 return Ok(self.refuse(asked, &denied.into(), None));
             }
         };
-        let started = self.kind(&permit).requests.start();
+        let started = self.kind(&permit).start(&self.http.metrics);
         match self.forward(&permit, request).await {
             Ok((sent, was, place)) => Ok(self.respond(sent, asked, was, started, place)),
             Err(Failed::App(error)) if asked.is_http2() && reset(&error).is_some() => {
                 let label = reset(&error).map(|reason| format!("h2({reason:?})")).unwrap_or_default();
-                started.end(Outcome { status: 0, grpc_status: None, error: label.into() });
+                started.end(&Outcome { status: 0, grpc_status: None, error: label.into() });
                 Err(error)
             }
             Err(failed) => Ok(self.refuse(asked, &failed, Some(started))),
@@ -321,7 +334,7 @@ impl Session {
         }
         if let Some(started) = started {
             let grpc_status = grpc_status(response.headers());
-            started.end(Outcome { status: response.status().as_u16(), grpc_status, error: "".into() });
+            started.end(&Outcome { status: response.status().as_u16(), grpc_status, error: "".into() });
         }
         response
     }
@@ -338,23 +351,23 @@ impl Session {
         };
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kind) = kinds.iter().find(same) {
-            kind.allowed.inc();
             return kind.clone();
         }
-        let route = permit.route().map(|route| Labels::meta("route", route));
-        let labels = Labels::server(permit.server(), self.target.port());
-        let labels = route.into_iter().fold(labels, |labels, route| labels.and(&route));
+        let route = permit.route().map_or_else(|| Labels::new(NO_LABELS), |route| Labels::meta("route", route));
+        let parent = Labels::meta("parent", permit.server());
+        let parent = parent.and(&Labels::new([("parent_port", self.target.port().to_string())]));
+        let labels = Labels::server(permit.server(), self.target.port()).and(&route);
         let labels = self.labels.and(&labels).and(&Labels::meta("authz", permit.authorization()));
         let kind = Kind {
             route: permit.route().cloned(),
             authorization: permit.authorization().clone(),
             allowed: self.http.metrics.counter(Event::InboundHttpAllowed, &labels),
             requests: self.http.metrics.requests(Labels::direction(Direction::Inbound).and(&labels)),
+            measured: Measured::new(Scope::InboundHttpRoute, parent.and(&route)),
         };
         if permit.is_audit() {
             tracing::info!(client = %self.client.address, target = %self.target, "permitted by the audit policy only");
         }
-        kind.allowed.inc();
         if kinds.len() < KINDS_MAX {
             kinds.push(kind.clone());
         }

@@ -244,12 +244,13 @@ impl Inbound {
             Security::Mutual(tls) => tls.client_identity.as_ref().map(ToString::to_string),
             _ => None,
         };
-        self.http.metrics.transport_header(&Labels::new([
+        let labels = Labels::new([
             ("session_protocol", session_protocol(header.protocol).to_owned()),
             ("target_port", header.port.to_string()),
             ("target_name", header.name.clone().unwrap_or_default()),
             ("client_id", identity.unwrap_or_default()),
-        ]));
+        ]);
+        self.http.metrics.count(Event::InboundTransportHeaders, &labels);
         if let Some(name) = header.name {
             return Err(Error::Gateway(name));
         }
@@ -344,7 +345,11 @@ impl Inbound {
                 None => pending().await,
             }
         };
-        let Detected { spoken, client, server } = detect(stream, dial, Patience { unfinished, silent }).await?;
+        let detected = detect(stream, dial, Patience { unfinished, silent }).await;
+        let result = detected.as_ref().map_or_else(detect::Error::label, |detected| detected.spoken.label());
+        let labels = Labels::server(&policy.meta, arrival.target.port()).and(&Labels::new([("result", result)]));
+        self.http.metrics.count(Event::InboundTcpDetected, &labels);
+        let Detected { spoken, client, server } = detected?;
         // The server's bytes are put before those that were put before it.
         let server = server.map(|server| server.map(flatten));
         Ok((spoken, client, server))

@@ -1,127 +1,28 @@
 //! The proxy's metrics, under the names that dashboards and `viz` know (wire-spec §9).
 //!
 //! In: labels, resolved once per connection or route into handles that cost an atomic addition per event. Out: Prometheus text.
-//! The number of label sets of each family is bounded: peers choose some of the values.
+//! The number of label sets of each family is bounded: peers choose some of the values ([`crate::telemetry::series`]).
 //!
 //! Start at [`Metrics`].
 
-use std::borrow::Cow;
+mod labels;
+mod process;
+mod requests;
+mod routes;
+
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabel as _, EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder,
-};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
-use crate::mesh::connection::{Direction, Security};
-use crate::mesh::policy::Meta;
+pub use self::labels::Labels;
+pub use self::requests::{Outcome, Requests, Started};
+pub use self::routes::{Counted, Measured, Scope, Tally};
+
 use crate::net::counted::Totals;
-
-/// Label sets a family may have. A pod meets a few hundred at most; past this, what comes is counted under
-/// `overflow="true"` alone, so that a stranger who varies what they send cannot fill the memory.
-const LABEL_SETS_MAX: usize = 2_000;
-/// Combinations of status, class and error that one label set may have.
-const OUTCOMES_MAX: usize = 64;
-/// The bounds of `response_latency_ms`, which dashboards expect.
-const LATENCY_MS: [f64; 25] = [
-    1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1000.0, 2000.0, 3000.0,
-    4000.0, 5000.0, 10000.0, 20000.0, 30000.0, 40000.0, 50000.0,
-];
-
-/// Labels in the order they are shown. Clones are cheap.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Labels(Arc<[(Cow<'static, str>, Cow<'static, str>)]>);
-
-impl Labels {
-    pub fn new<K, V>(labels: impl IntoIterator<Item = (K, V)>) -> Self
-    where
-        K: Into<Cow<'static, str>>,
-        V: Into<Cow<'static, str>>,
-    {
-        Self(labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
-    }
-
-    /// These labels and then `others`.
-    pub fn and(&self, others: &Self) -> Self {
-        Self(self.0.iter().chain(others.0.iter()).cloned().collect())
-    }
-
-    /// `target_addr`, `target_ip`, `target_port`.
-    pub fn target(target: SocketAddr) -> Self {
-        Self::new([
-            ("target_addr", target.to_string()),
-            ("target_ip", target.ip().to_string()),
-            ("target_port", target.port().to_string()),
-        ])
-    }
-
-    /// `tls` and who is at the other end, or why that is not known.
-    pub fn tls(direction: Direction, security: &Security) -> Self {
-        match security {
-            Security::Mutual(tls) | Security::ServerOnly(tls) => {
-                let id = match direction {
-                    Direction::Inbound => tls.client_identity.as_ref().map(ToString::to_string).unwrap_or_default(),
-                    Direction::Outbound => tls.server_identity.to_string(),
-                };
-                let key = match direction {
-                    Direction::Inbound => "client_id",
-                    Direction::Outbound => "server_id",
-                };
-                Self::new([("tls", "true".to_owned()), (key, id)])
-            }
-            Security::Passthrough { sni } => {
-                Self::new([("tls", "opaque".to_owned()), ("sni", sni.clone().unwrap_or_default())])
-            }
-            Security::Plaintext { reason } => Self::new([("tls", "no_identity"), ("no_tls_reason", reason.as_str())]),
-        }
-    }
-
-    /// `direction`.
-    pub fn direction(direction: Direction) -> Self {
-        let direction = match direction {
-            Direction::Inbound => "inbound",
-            Direction::Outbound => "outbound",
-        };
-        Self::new([("direction", direction)])
-    }
-
-    /// `PREFIX_group`, `PREFIX_kind`, `PREFIX_name`: `srv`, `route` or `authz`.
-    pub fn meta(prefix: &str, meta: &Meta) -> Self {
-        Self::new([
-            (format!("{prefix}_group"), meta.group.clone()),
-            (format!("{prefix}_kind"), meta.kind.clone()),
-            (format!("{prefix}_name"), meta.name.clone()),
-        ])
-    }
-
-    /// `srv_*`.
-    pub fn server(meta: &Meta, port: u16) -> Self {
-        Self::meta("srv", meta).and(&Self::new([("srv_port", port.to_string())]))
-    }
-
-    fn overflow() -> Self {
-        Self::new([("overflow", "true")])
-    }
-}
-
-impl EncodeLabelSet for Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(key, value)| (key.as_ref(), value.as_ref()).encode(encoder.encode_label()))
-    }
-}
+use crate::telemetry::series::{Counter, Family, Gauge, Series};
 
 /// All metrics of the proxy. Clones are the same metrics.
 #[derive(Clone)]
@@ -129,16 +30,15 @@ pub struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Mutex<Registry>,
-    request_total: Bounded<Counter>,
-    response_total: Bounded<Counter>,
-    response_latency_ms: Bounded<Histogram, fn() -> Histogram>,
-    tcp_open_total: Bounded<Counter>,
-    tcp_open_connections: Bounded<Gauge>,
-    tcp_close_total: Bounded<Counter>,
-    tcp_read_bytes: Bounded<Counter>,
-    tcp_write_bytes: Bounded<Counter>,
-    transport_header_connections: Bounded<Counter>,
-    events: HashMap<Event, Bounded<Counter>>,
+    requests: requests::Families,
+    control_requests: requests::Families,
+    routes: routes::Families,
+    tcp_open_total: Family<Labels, Counter>,
+    tcp_open_connections: Family<Labels, Gauge>,
+    tcp_close_total: Family<Labels, Counter>,
+    tcp_read_bytes: Family<Labels, Counter>,
+    tcp_write_bytes: Family<Labels, Counter>,
+    events: HashMap<Event, Family<Labels, Counter>>,
 }
 
 /// Things that are only counted.
@@ -151,14 +51,22 @@ pub enum Event {
     InboundHttpRouteNotFound,
     InboundTcpAllowed,
     InboundTcpDenied,
+    InboundTcpDetected,
     InboundTcpErrors,
     InboundTcpTerminated,
+    InboundTransportHeaders,
     OutboundHttpErrors,
+    OutboundTcpDetected,
     OutboundTcpErrors,
+    OutboundTcpProtocols,
+    OutboundTcpRouteClosed,
+    OutboundTcpRouteOpened,
+    OutboundTlsRouteClosed,
+    OutboundTlsRouteOpened,
 }
 
 /// The name and help of each [`Event`]; `_total` is added by the encoder.
-const EVENTS: [(Event, &str, &str); 11] = [
+const EVENTS: [(Event, &str, &str); 19] = [
     (Event::InboundHttpAllowed, "inbound_http_authz_allow", "HTTP requests that policy let through"),
     (Event::InboundHttpDenied, "inbound_http_authz_deny", "HTTP requests that policy refused"),
     (Event::InboundHttpErrors, "inbound_http_errors", "HTTP requests that failed in the proxy"),
@@ -166,10 +74,22 @@ const EVENTS: [(Event, &str, &str); 11] = [
     (Event::InboundHttpRouteNotFound, "inbound_http_route_not_found", "HTTP requests that no route matches"),
     (Event::InboundTcpAllowed, "inbound_tcp_authz_allow", "Connections that policy let through"),
     (Event::InboundTcpDenied, "inbound_tcp_authz_deny", "Connections that policy refused"),
+    (Event::InboundTcpDetected, "inbound_tcp_detect_http_results", "Connections whose protocol was looked for"),
     (Event::InboundTcpErrors, "inbound_tcp_errors", "Inbound connections that failed in the proxy"),
     (Event::InboundTcpTerminated, "inbound_tcp_authz_terminate", "Connections ended because policy changed"),
+    (
+        Event::InboundTransportHeaders,
+        "inbound_tcp_transport_header_connections",
+        "Connections that began with a transport header",
+    ),
     (Event::OutboundHttpErrors, "outbound_http_errors", "HTTP requests that failed in the proxy"),
+    (Event::OutboundTcpDetected, "outbound_tcp_detect_http_results", "Connections whose protocol was looked for"),
     (Event::OutboundTcpErrors, "outbound_tcp_errors", "Outbound connections that failed in the proxy"),
+    (Event::OutboundTcpProtocols, "outbound_tcp_protocol_connections", "Connections, by what they speak"),
+    (Event::OutboundTcpRouteClosed, "outbound_tcp_route_close", "Connections of a route that have ended"),
+    (Event::OutboundTcpRouteOpened, "outbound_tcp_route_open", "Connections of a route"),
+    (Event::OutboundTlsRouteClosed, "outbound_tls_route_close", "Connections of a route for TLS that have ended"),
+    (Event::OutboundTlsRouteOpened, "outbound_tls_route_open", "Connections of a route for TLS"),
 ];
 
 impl Default for Metrics {
@@ -181,46 +101,16 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let events = EVENTS
-            .into_iter()
-            .map(|(event, name, help)| (event, Bounded::registered(&mut registry, name, help, Family::default())))
-            .collect();
-        let latency: fn() -> Histogram = || Histogram::new(LATENCY_MS);
+        let events = EVENTS.into_iter().map(|(event, name, help)| (event, family(&mut registry, name, help))).collect();
         let inner = Inner {
-            request_total: Bounded::registered(&mut registry, "request", "HTTP requests", Family::default()),
-            response_total: Bounded::registered(&mut registry, "response", "HTTP responses", Family::default()),
-            response_latency_ms: Bounded::registered(
-                &mut registry,
-                "response_latency_ms",
-                "From the request's headers to the end of its response",
-                Family::new_with_constructor(latency),
-            ),
-            tcp_open_total: Bounded::registered(&mut registry, "tcp_open", "Connections opened", Family::default()),
-            tcp_open_connections: Bounded::registered(
-                &mut registry,
-                "tcp_open_connections",
-                "Connections open now",
-                Family::default(),
-            ),
-            tcp_close_total: Bounded::registered(&mut registry, "tcp_close", "Connections closed", Family::default()),
-            tcp_read_bytes: Bounded::registered(
-                &mut registry,
-                "tcp_read_bytes",
-                "Bytes read from peers",
-                Family::default(),
-            ),
-            tcp_write_bytes: Bounded::registered(
-                &mut registry,
-                "tcp_write_bytes",
-                "Bytes written to peers",
-                Family::default(),
-            ),
-            transport_header_connections: Bounded::registered(
-                &mut registry,
-                "inbound_tcp_transport_header_connections",
-                "Connections that began with a transport header",
-                Family::default(),
-            ),
+            requests: requests::Families::registered(&mut registry, "", "of apps"),
+            control_requests: requests::Families::registered(&mut registry, "control_", "to the control plane"),
+            routes: routes::Families::registered(&mut registry),
+            tcp_open_total: family(&mut registry, "tcp_open", "Connections opened"),
+            tcp_open_connections: family(&mut registry, "tcp_open_connections", "Connections open now"),
+            tcp_close_total: family(&mut registry, "tcp_close", "Connections closed"),
+            tcp_read_bytes: family(&mut registry, "tcp_read_bytes", "Bytes read from peers"),
+            tcp_write_bytes: family(&mut registry, "tcp_write_bytes", "Bytes written to peers"),
             events,
             registry: Mutex::default(),
         };
@@ -229,7 +119,7 @@ impl Metrics {
             "What this proxy is",
             Info::new(Labels::new([("version", env!("CARGO_PKG_VERSION")), ("vendor", "hawser")])),
         );
-        registry.register_collector(Box::new(Process));
+        registry.register_collector(Box::new(process::Process));
         Self(Arc::new(Inner { registry: Mutex::new(registry), ..inner }))
     }
 
@@ -258,11 +148,6 @@ impl Metrics {
         self.0.events[&event].with(labels)
     }
 
-    /// Counts a connection that began with a transport header.
-    pub fn transport_header(&self, labels: &Labels) {
-        self.0.transport_header_connections.with(labels).inc();
-    }
-
     /// Opens a connection in the metrics; it closes with the value returned.
     pub fn transport(&self, labels: &Labels) -> Transport {
         let inner = &self.0;
@@ -280,44 +165,30 @@ impl Metrics {
         }
     }
 
-    /// The metrics of requests with these labels.
+    /// The metrics of apps' requests with these labels.
     pub fn requests(&self, labels: Labels) -> Requests {
-        let total = self.0.request_total.with(&labels);
-        Requests(Arc::new(RequestsInner { metrics: self.clone(), labels, total, outcomes: Mutex::default() }))
+        self.0.requests.with(labels)
     }
+
+    /// The metrics of the proxy's own requests to the control plane with these labels.
+    pub fn control_requests(&self, labels: Labels) -> Requests {
+        self.0.control_requests.with(labels)
+    }
+
+    fn routes(&self) -> &routes::Families {
+        &self.0.routes
+    }
+}
+
+fn family<S: Series + Default>(registry: &mut Registry, name: &str, help: &str) -> Family<Labels, S> {
+    let family = Family::new(S::default, Labels::overflow());
+    registry.register(name, help, family.clone());
+    family
 }
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
-    }
-}
-
-/// A family that stops growing at [`LABEL_SETS_MAX`].
-struct Bounded<M, C = fn() -> M> {
-    family: Family<Labels, M, C>,
-    label_sets: AtomicUsize,
-}
-
-impl<M, C> Bounded<M, C>
-where
-    M: Clone + EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
-    C: Clone + MetricConstructor<M> + fmt::Debug + Send + Sync + 'static,
-{
-    fn registered(registry: &mut Registry, name: &str, help: &str, family: Family<Labels, M, C>) -> Self {
-        registry.register(name, help, family.clone());
-        Self { family, label_sets: AtomicUsize::new(0) }
-    }
-
-    fn with(&self, labels: &Labels) -> M {
-        if let Some(found) = self.family.get(labels) {
-            return found.clone();
-        }
-        if self.label_sets.fetch_add(1, Ordering::Relaxed) >= LABEL_SETS_MAX {
-            self.label_sets.fetch_sub(1, Ordering::Relaxed);
-            return self.family.get_or_create_owned(&Labels::overflow());
-        }
-        self.family.get_or_create_owned(labels)
     }
 }
 
@@ -365,159 +236,10 @@ fn errno(kind: std::io::ErrorKind) -> &'static str {
     }
 }
 
-/// Counts the requests of one label set. Clones are the same.
-#[derive(Clone)]
-pub struct Requests(Arc<RequestsInner>);
-
-struct RequestsInner {
-    metrics: Metrics,
-    labels: Labels,
-    total: Counter,
-    outcomes: Mutex<HashMap<Outcome, (Counter, Histogram)>>,
-}
-
-/// How a request ended.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Outcome {
-    /// 0 where there was no response.
-    pub status: u16,
-    /// Of gRPC: from the trailers, or from the headers of a response without a body.
-    pub grpc_status: Option<u16>,
-    /// `h2(REASON)`, `timeout`, `unclassified`; empty where nothing broke.
-    pub error: Cow<'static, str>,
-}
-
-impl Outcome {
-    /// Success is an HTTP status below 500, and with gRPC a status that does not say that the server failed.
-    pub fn is_success(&self) -> bool {
-        // UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-        let grpc = |status| !matches!(status, 2 | 4 | 7 | 13 | 14 | 15);
-        self.error.is_empty() && (1..500).contains(&self.status) && self.grpc_status.is_none_or(grpc)
-    }
-}
-
-impl Requests {
-    /// Counts a request now, and its outcome when told.
-    pub fn start(&self) -> Started {
-        self.0.total.inc();
-        Started { requests: self.clone(), at: Instant::now(), told: false }
-    }
-
-    fn end(&self, outcome: Outcome, latency: Duration) {
-        let (total, latencies) = self.outcome(outcome);
-        total.inc();
-        latencies.observe(latency.as_secs_f64() * 1000.0);
-    }
-
-    fn outcome(&self, outcome: Outcome) -> (Counter, Histogram) {
-        let RequestsInner { metrics, labels, outcomes, .. } = &*self.0;
-        let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = outcomes.get(&outcome) {
-            return found.clone();
-        }
-        let inner = &metrics.0;
-        let status = Labels::new([("status_code", outcome.status.to_string())]);
-        let class = if outcome.is_success() { "success" } else { "failure" };
-        let ending = Labels::new([
-            ("classification", class.to_owned()),
-            ("grpc_status", outcome.grpc_status.map(|status| status.to_string()).unwrap_or_default()),
-            ("error", outcome.error.clone().into_owned()),
-        ]);
-        let with_status = labels.and(&status);
-        let made = (inner.response_total.with(&with_status.and(&ending)), inner.response_latency_ms.with(&with_status));
-        if outcomes.len() < OUTCOMES_MAX {
-            outcomes.insert(outcome, made.clone());
-        }
-        made
-    }
-}
-
-impl fmt::Debug for Requests {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Requests").field(&self.0.labels).finish()
-    }
-}
-
-/// A request under way. Dropped without an outcome, it counts as broken off.
-#[derive(Debug)]
-pub struct Started {
-    requests: Requests,
-    at: Instant,
-    told: bool,
-}
-
-impl Started {
-    pub fn end(mut self, outcome: Outcome) {
-        self.told = true;
-        self.requests.end(outcome, self.at.elapsed());
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        if !self.told {
-            let outcome = Outcome { status: 0, grpc_status: None, error: "canceled".into() };
-            self.requests.end(outcome, self.at.elapsed());
-        }
-    }
-}
-
-/// `process_*`, read from `/proc` when scraped.
-#[derive(Debug)]
-struct Process;
-
-/// The kernel's clock ticks a second in `/proc`: 100 on every platform hawser is built for (`USER_HZ`).
-const TICKS_PER_SECOND: f64 = 100.0;
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut gauge = |name: &str, help: &str, value: f64| {
-            let gauge = ConstGauge::new(value);
-            let metric: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            gauge.encode(metric)
-        };
-        if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-            let kilobytes = |field| kilobytes(&status, field);
-            if let Some(resident) = kilobytes("VmRSS:") {
-                gauge("process_resident_memory_bytes", "Resident memory", resident * 1024.0)?;
-            }
-            if let Some(size) = kilobytes("VmSize:") {
-                gauge("process_virtual_memory_bytes", "Virtual memory", size * 1024.0)?;
-            }
-        }
-        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            gauge("process_open_fds", "Open file descriptors", open.count() as f64)?;
-        }
-        let Some((ticks, started_at)) = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(times)
-        else {
-            return Ok(());
-        };
-        gauge("process_start_time_seconds", "When the process started, in seconds since 1970", started_at)?;
-        let metric =
-            encoder.encode_descriptor("process_cpu_seconds", "User and system CPU time", None, MetricType::Counter)?;
-        ConstCounter::new(ticks / TICKS_PER_SECOND).encode(metric)
-    }
-}
-
-fn kilobytes(status: &str, field: &str) -> Option<f64> {
-    let line = status.lines().find(|line| line.starts_with(field))?;
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
-/// CPU ticks used so far, and the second of the start, from `/proc/self/stat`.
-fn times(stat: &str) -> Option<(f64, f64)> {
-    // The second field is the program's name in brackets, and may hold spaces.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-    let uptime: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    Some((field(14)? + field(15)?, now - uptime + field(22)? / TICKS_PER_SECOND))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::connection::Direction;
 
     fn labels() -> Labels {
         Labels::direction(Direction::Inbound).and(&Labels::target("10.0.0.1:80".parse().unwrap()))
@@ -527,8 +249,8 @@ mod tests {
     fn shows_requests_under_the_names_dashboards_know() {
         let metrics = Metrics::new();
         let requests = metrics.requests(labels());
-        requests.start().end(Outcome { status: 200, grpc_status: Some(14), error: "".into() });
-        requests.start().end(Outcome { status: 404, grpc_status: None, error: "".into() });
+        requests.start().end(&Outcome { status: 200, grpc_status: Some(14), error: "".into() });
+        requests.start().end(&Outcome { status: 404, grpc_status: None, error: "".into() });
         drop(requests.start());
         let text = metrics.encode().unwrap();
         let prefix = r#"direction="inbound",target_addr="10.0.0.1:80",target_ip="10.0.0.1",target_port="80""#;
@@ -558,14 +280,5 @@ mod tests {
         let text = metrics.encode().unwrap();
         assert!(text.contains(r#"errno="ECONNRESET"} 1"#), "{text}");
         assert!(text.contains("tcp_read_bytes_total{direction"), "{text}");
-    }
-
-    #[test]
-    fn strangers_cannot_make_labels_without_end() {
-        let metrics = Metrics::new();
-        for stranger in 0..LABEL_SETS_MAX + 10 {
-            metrics.count(Event::InboundTcpDenied, &Labels::new([("client_id", stranger.to_string())]));
-        }
-        assert!(metrics.encode().unwrap().contains(r#"inbound_tcp_authz_deny_total{overflow="true"} 10"#));
     }
 }

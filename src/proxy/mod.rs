@@ -117,7 +117,7 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         let (bundle_sender, bundle) = watch::channel(Arc::new(bundle));
         let (credentials_sender, mut credentials) = watch::channel(None);
         let tls = Tls::new(bundle.clone(), credentials.clone());
-        let identity_metrics = credentials::Metrics::register(&mut metrics.registry());
+        let identity_metrics = credentials::Metrics::register(&metrics);
         tasks.spawn(credentials::keep(
             (&settings.identity).into(),
             tls.clone(),
@@ -126,7 +126,8 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
             identity_metrics,
             tasks.clone(),
         ));
-        let following = trust::follow(trust_settings(&settings), tls.clone(), bundle_sender, tasks.clone());
+        let following =
+            trust::follow(trust_settings(&settings), tls.clone(), bundle_sender, metrics.clone(), tasks.clone());
         tasks.spawn(async move {
             if let Err(error) = following.await {
                 tracing::warn!(%error, "cannot be told the bundle live");
@@ -135,6 +136,7 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         let control = &settings.control;
         let channel = |address: &ControlAddr, name: &Option<Optional<Identity>>| {
             Channel::new(address.clone(), given(name).cloned(), &tls, tasks.clone())
+                .map(|channel| channel.counted(&metrics))
                 .with_context(|| format!("cannot use the control plane at {address}"))
         };
         let policy = channel(&control.policy_svc_addr, &control.policy_svc_name)?;

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use tonic::Code;
 
 use super::control::{Channel, InvalidControl};
+use super::metrics::Metrics;
 use super::settings::ControlAddr;
 use super::subscription::{self, Event, Limits};
 use super::tls::Tls;
@@ -48,6 +49,7 @@ pub async fn follow(
     settings: Settings,
     tls: Tls,
     bundle: watch::Sender<Arc<Bundle>>,
+    metrics: Metrics,
     drain: Drain,
 ) -> Result<(), InvalidControl> {
     let stop = drain.clone();
@@ -55,6 +57,7 @@ pub async fn follow(
         loop {
             // Let go of between two long waits: a stock control plane should not hold a connection for nothing.
             let channel = Channel::new(settings.service.clone(), settings.server.clone(), &tls, drain.clone())?;
+            let channel = channel.counted(&metrics);
             let status = subscription::follow(
                 settings.limits,
                 |code| code == Code::Unimplemented,

@@ -248,6 +248,17 @@ pub(crate) fn opaque(authority: &str, filters: Vec<policy::opaque_route::Filter>
     of_kind(proxy_protocol::Kind::Opaque(opaque_routes(authority, filters)))
 }
 
+/// The policy of a service whose routes are of gRPC.
+pub(crate) fn grpc(authority: &str) -> OutboundPolicy {
+    use policy::grpc_route::{Distribution, RouteBackend, Rule, distribution};
+    let backend = RouteBackend { backend: Some(balancer(authority)), ..RouteBackend::default() };
+    let first = distribution::FirstAvailable { backends: vec![backend] };
+    let backends = Some(Distribution { kind: Some(distribution::Kind::FirstAvailable(first)) });
+    let rules = vec![Rule { backends, ..Rule::default() }];
+    let routes = vec![policy::GrpcRoute { metadata: metadata(), rules, ..policy::GrpcRoute::default() }];
+    of_kind(proxy_protocol::Kind::Grpc(proxy_protocol::Grpc { routes, failure_accrual: None }))
+}
+
 fn opaque_routes(authority: &str, filters: Vec<policy::opaque_route::Filter>) -> proxy_protocol::Opaque {
     use policy::opaque_route::{Distribution, RouteBackend, Rule, distribution};
     let backend = RouteBackend { backend: Some(balancer(authority)), filters: Vec::new() };

@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod cluster;
 pub(crate) mod control;
 pub(crate) mod identity;
+pub(crate) mod metrics;
 pub(crate) mod namespace;
 
 use std::ffi::OsString;

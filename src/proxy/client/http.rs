@@ -271,7 +271,7 @@ impl Client {
     fn failed(&self, mut failed: TrySendError<Request<Body>>, started: Started) -> Failed {
         let unsent = failed.take_message();
         let error = failed.into_error();
-        started.end(Outcome { status: 0, grpc_status: None, error: cause(&error).into() });
+        started.end(&Outcome { status: 0, grpc_status: None, error: cause(&error).into() });
         match unsent {
             Some(request) => {
                 let error = Arc::new(Error::Http { address: self.endpoint.address, source: error });

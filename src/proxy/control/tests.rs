@@ -92,9 +92,9 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, client: String, req
 /// A channel to `port` of this machine, secured as one to another pod would be.
 fn secured(port: u16, tls: Tls, server: &str, is_mutual: bool) -> Channel {
     let channel = plain(port);
-    let inner = Arc::into_inner(channel.0).unwrap();
+    let inner = Arc::into_inner(channel.inner).unwrap();
     let secure = Secure { tls, server: server.parse().unwrap(), is_mutual };
-    Channel(Arc::new(Inner { secure: Some(secure), ..inner }))
+    Channel { inner: Arc::new(Inner { secure: Some(secure), ..inner }), requests: None }
 }
 
 fn plain(port: u16) -> Channel {
@@ -174,7 +174,7 @@ async fn says_nothing_to_a_server_that_is_somebody_else() {
     let (world, drain) = (World::new(), Drain::new());
     drain.spawn(serve(listener, Some(world.tls(Some(WEB))), 1));
     let channel = secured(port, world.tls(None), DESTINATION, false);
-    let refused = channel.0.connect().await.unwrap_err();
+    let refused = channel.inner.connect().await.unwrap_err();
     assert!(matches!(refused, Error::Tls(_, tls::Error::WrongServer { .. })), "{refused:?}");
 }
 

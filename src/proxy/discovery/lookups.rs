@@ -7,9 +7,12 @@ use std::net::SocketAddr;
 
 use tonic::{Code, Status};
 
-use super::plan::{Distribution, HttpRoutes, Plan, Protocol, RouteBackend, TcpRoute, TcpRoutes, TcpRule};
+use super::plan::{
+    Distribution, HttpBackend, HttpRoutes, Plan, Protocol, RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
+};
 use super::wire::{self, Backends};
 use crate::mesh::Endpoint;
+use crate::proxy::metrics::{Labels, Tally};
 use crate::wire::destination::DestinationProfile;
 use crate::wire::outbound::OutboundPolicy;
 
@@ -75,7 +78,8 @@ impl Lookups {
     /// What is to be done, as far as that is certain.
     pub(super) fn plan(&self, backends: &mut Backends<'_>) -> Option<Plan> {
         if let Some(refused) = &self.refused {
-            return Some(Plan { protocol: Protocol::Invalid(refused.clone()), backends: Vec::new() });
+            let parent = Tally::new(Labels::service("parent", None));
+            return Some(Plan { protocol: Protocol::Invalid(refused.clone()), backends: Vec::new(), parent });
         }
         let (is_opaque, endpoint) = match (&self.policy, &self.profile) {
             (Lookup::Pending, _) | (Lookup::None, Lookup::Pending) => return None,
@@ -98,19 +102,19 @@ impl Lookups {
 
 /// The plan, were its port opaque: a profile that says so is right, whatever the policy's protocol.
 fn opaque(plan: Plan) -> Plan {
-    let Plan { protocol, backends } = plan;
+    let Plan { protocol, backends, parent } = plan;
     let protocol = match protocol {
         Protocol::Detect { opaque, .. } => Protocol::Opaque(opaque),
-        Protocol::Http1(http) | Protocol::Http2(http) => Protocol::Opaque(blindly(http)),
+        Protocol::Http1(http) | Protocol::Http2(http) => Protocol::Opaque(blindly(http, parent.labels())),
         Protocol::Opaque(_) | Protocol::Tls(_) | Protocol::Invalid(_) => protocol,
     };
-    Plan { protocol, backends }
+    Plan { protocol, backends, parent }
 }
 
 /// Where bytes go that nobody looks at: to the backends of the first rule.
-fn blindly(http: HttpRoutes) -> TcpRoutes {
+fn blindly(http: HttpRoutes, parent: &Labels) -> TcpRoutes {
     let rule = http.0.into_iter().flat_map(|route| route.rules).next();
-    let only = |backend: RouteBackend<_>| RouteBackend { backend: backend.backend, filters: Vec::new() };
+    let only = |backend: HttpBackend| TcpBackend { backend: backend.backend, refused: None };
     let backends = match rule.map(|rule| rule.backends) {
         None | Some(Distribution::Empty) => Distribution::Empty,
         Some(Distribution::First(backends)) => Distribution::First(backends.into_iter().map(only).collect()),
@@ -118,7 +122,8 @@ fn blindly(http: HttpRoutes) -> TcpRoutes {
             Distribution::Random(backends.into_iter().map(|(backend, weight)| (only(backend), weight)).collect())
         }
     };
-    TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule: TcpRule { refused: None, backends } }])
+    let counts = RouteCounts::opaque(parent.and(&Labels::resource("route", None)));
+    TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule: TcpRule { refused: None, backends, counts } }])
 }
 
 #[cfg(test)]

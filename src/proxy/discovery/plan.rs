@@ -12,6 +12,7 @@ use crate::mesh::policy::{HeaderModifier, Ratio};
 use crate::mesh::redirect::Redirect;
 use crate::mesh::route::{self, HostMatch, RequestMatch};
 use crate::proxy::backend::Backend;
+use crate::proxy::metrics::{Event, Labels, Measured, Tally};
 
 /// How one target is reached.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Plan {
     pub protocol: Protocol,
     /// Every backend that is in the routes, for the next plan to take over.
     pub backends: Vec<Arc<Backend>>,
+    /// Counts the target's connections, as those to the resource that the policy is of.
+    pub parent: Tally,
 }
 
 /// What the target's connections speak, and where they go.
@@ -54,7 +57,8 @@ pub struct HttpRule {
     /// None match all.
     pub matches: Vec<RequestMatch>,
     pub filters: Vec<HttpFilter>,
-    pub backends: Distribution<HttpFilter>,
+    pub backends: Distribution<HttpBackend>,
+    pub measured: Arc<Measured>,
 }
 
 /// What is done to a request of a rule, or to its response.
@@ -90,7 +94,16 @@ pub struct TcpRoute {
 #[derive(Debug)]
 pub struct TcpRule {
     pub refused: Option<Refusal>,
-    pub backends: Distribution<Refusal>,
+    pub backends: Distribution<TcpBackend>,
+    pub counts: Arc<RouteCounts>,
+}
+
+/// What is counted of the connections of one rule.
+#[derive(Debug)]
+pub struct RouteCounts {
+    pub tally: Tally,
+    pub opened: Event,
+    pub closed: Event,
 }
 
 /// Why connections of a route are closed.
@@ -100,19 +113,26 @@ pub enum Refusal {
     Invalid(String),
 }
 
-/// Which backend a request goes to. `F` is what a backend's own filters are.
+/// Which backend a request goes to. `B` is a backend, and what the rule has done with what goes there.
 #[derive(Debug)]
-pub enum Distribution<F> {
+pub enum Distribution<B> {
     Empty,
-    First(Vec<RouteBackend<F>>),
+    First(Vec<B>),
     /// By weight.
-    Random(Vec<(RouteBackend<F>, u32)>),
+    Random(Vec<(B, u32)>),
 }
 
 #[derive(Debug)]
-pub struct RouteBackend<F> {
+pub struct HttpBackend {
     pub backend: Arc<Backend>,
-    pub filters: Vec<F>,
+    pub filters: Vec<HttpFilter>,
+    pub measured: Arc<Measured>,
+}
+
+#[derive(Debug)]
+pub struct TcpBackend {
+    pub backend: Arc<Backend>,
+    pub refused: Option<Refusal>,
 }
 
 impl HttpRoutes {
@@ -132,6 +152,18 @@ impl HttpRoutes {
     }
 }
 
+impl RouteCounts {
+    pub fn opaque(labels: Labels) -> Arc<Self> {
+        let (opened, closed) = (Event::OutboundTcpRouteOpened, Event::OutboundTcpRouteClosed);
+        Arc::new(Self { tally: Tally::new(labels), opened, closed })
+    }
+
+    pub fn tls(labels: Labels) -> Arc<Self> {
+        let (opened, closed) = (Event::OutboundTlsRouteOpened, Event::OutboundTlsRouteClosed);
+        Arc::new(Self { tally: Tally::new(labels), opened, closed })
+    }
+}
+
 impl TcpRoutes {
     /// The rule of a connection with this SNI; opaque routes take all.
     pub fn find(&self, sni: Option<&str>) -> Option<&TcpRule> {
@@ -141,9 +173,9 @@ impl TcpRoutes {
     }
 }
 
-impl<F> Distribution<F> {
+impl<B> Distribution<B> {
     /// Picks a backend: the first, or one at random by weight. None where there is nothing to pick.
-    pub fn pick(&self, random: &mut impl Rng) -> Option<&RouteBackend<F>> {
+    pub fn pick(&self, random: &mut impl Rng) -> Option<&B> {
         match self {
             Self::Empty => None,
             Self::First(backends) => backends.first(),
@@ -178,14 +210,15 @@ mod tests {
     use crate::proxy::backend::Spec;
     use crate::proxy::client::tests::connector;
 
-    fn backend(port: u16) -> RouteBackend<Refusal> {
+    fn backend(port: u16) -> TcpBackend {
         let endpoint = Endpoint::plain(([10, 0, 0, 1], port).into());
         let spec = Spec::Forward(Box::new(endpoint));
-        RouteBackend { backend: Arc::new(Backend::new(spec, connector(), Duration::from_secs(3))), filters: Vec::new() }
+        TcpBackend { backend: Arc::new(Backend::new(spec, connector(), Duration::from_secs(3))), refused: None }
     }
 
     fn tcp_route(snis: Vec<HostMatch>, refused: Refusal) -> TcpRoute {
-        TcpRoute { snis, rule: TcpRule { refused: Some(refused), backends: Distribution::Empty } }
+        let counts = RouteCounts::tls(Labels::resource("route", None));
+        TcpRoute { snis, rule: TcpRule { refused: Some(refused), backends: Distribution::Empty, counts } }
     }
 
     #[test]
@@ -205,7 +238,7 @@ mod tests {
     fn nothing_is_picked_where_all_weigh_nothing() {
         let mut random = StdRng::seed_from_u64(7);
         assert!(Distribution::Random(vec![(backend(1), 0)]).pick(&mut random).is_none());
-        assert!(Distribution::<Refusal>::Empty.pick(&mut random).is_none());
+        assert!(Distribution::<TcpBackend>::Empty.pick(&mut random).is_none());
     }
 
     #[test]

@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{
-    Distribution, Failure, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal, RouteBackend,
-    TcpRoute, TcpRoutes, TcpRule,
+    Distribution, Failure, HttpBackend, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal,
+    RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
 };
 use crate::mesh::Endpoint;
 use crate::mesh::endpoint::{Hint, Http2Client, Server};
 use crate::mesh::route::{HostMatch, RequestMatch};
 use crate::proxy::backend::{Backend, Spec};
 use crate::proxy::balance::Ewma;
+use crate::proxy::metrics::{Labels, Measured, Scope, Tally};
 use crate::proxy::policy::convert::{self, Invalid};
 use crate::wire::destination::{self, Http2ClientParams, WeightedAddr, protocol_hint, tls_identity};
 use crate::wire::outbound::proxy_protocol::{Detect, Kind};
 use crate::wire::outbound::{self, OutboundPolicy, backend};
-use crate::wire::{net, opaque_route, tls_route};
+use crate::wire::{meta, net, opaque_route, tls_route};
 
 /// An IP address and a port other than 0.
 pub(super) fn socket_address(address: net::TcpAddress) -> Option<SocketAddr> {
@@ -95,7 +96,8 @@ pub(super) type Backends<'a> = dyn FnMut(Spec) -> Arc<Backend> + 'a;
 /// The plan of a policy. Backends are those that `backends` gives for what the policy says of them.
 pub(super) fn plan(policy: OutboundPolicy, backends: &mut Backends<'_>) -> Plan {
     let mut used = Vec::new();
-    let protocol = protocol(policy, &mut |spec| {
+    let parent = Labels::service("parent", policy.metadata.as_ref());
+    let protocol = protocol(policy, &parent, &mut |spec| {
         let backend = backends(spec);
         used.push(backend.clone());
         backend
@@ -104,52 +106,68 @@ pub(super) fn plan(policy: OutboundPolicy, backends: &mut Backends<'_>) -> Plan 
         tracing::warn!(%invalid, "refusing the connections to a target, whose policy is invalid");
         Protocol::Invalid(invalid.to_string())
     });
-    Plan { protocol, backends: used }
+    Plan { protocol, backends: used, parent: Tally::new(parent) }
 }
 
 /// The plan of a target that has no policy: everything goes to one endpoint.
 pub(super) fn forward_plan(endpoint: Endpoint, is_opaque: bool, backends: &mut Backends<'_>) -> Plan {
     let backend = backends(Spec::Forward(Box::new(endpoint)));
+    let parent = Labels::service("parent", None);
+    let route = route_labels(&parent, None);
     let http = || {
-        let backends = Distribution::First(vec![RouteBackend { backend: backend.clone(), filters: Vec::new() }]);
-        let rule = HttpRule { matches: Vec::new(), filters: Vec::new(), backends };
+        let measured = Measured::new(Scope::OutboundHttpBackend, route.and(&Labels::service("backend", None)));
+        let only = HttpBackend { backend: backend.clone(), filters: Vec::new(), measured };
+        let rule = HttpRule {
+            matches: Vec::new(),
+            filters: Vec::new(),
+            backends: Distribution::First(vec![only]),
+            measured: of_route(Scope::OutboundHttpRoute, &route),
+        };
         HttpRoutes(vec![HttpRoute { hosts: Vec::new(), rules: vec![rule] }])
     };
-    let backends = Distribution::First(vec![RouteBackend { backend: backend.clone(), filters: Vec::new() }]);
-    let rule = TcpRule { refused: None, backends };
+    let backends = Distribution::First(vec![TcpBackend { backend: backend.clone(), refused: None }]);
+    let rule = TcpRule { refused: None, backends, counts: RouteCounts::opaque(route.clone()) };
     let opaque = TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule }]);
     let protocol = match is_opaque {
         true => Protocol::Opaque(opaque),
         false => Protocol::Detect { http1: http(), http2: http(), opaque },
     };
-    Plan { protocol, backends: vec![backend] }
+    Plan { protocol, backends: vec![backend], parent: Tally::new(parent) }
 }
 
-fn protocol(policy: OutboundPolicy, backends: &mut Backends<'_>) -> Result<Protocol, Invalid> {
+/// The labels of a route, as seen from its parent.
+fn route_labels(parent: &Labels, route: Option<&meta::Metadata>) -> Labels {
+    parent.and(&Labels::resource("route", route))
+}
+
+/// What counts the requests of a route. The names of hosts that they ask for are their clients' choice, and left empty.
+fn of_route(scope: Scope, route: &Labels) -> Arc<Measured> {
+    Measured::new(scope, route.and(&Labels::new([("hostname", "")])))
+}
+
+fn protocol(policy: OutboundPolicy, parent: &Labels, backends: &mut Backends<'_>) -> Result<Protocol, Invalid> {
     let kind = policy.protocol.and_then(|protocol| protocol.kind).ok_or(Invalid::Missing("protocol"))?;
     Ok(match kind {
         Kind::Detect(Detect { http1, http2, opaque, .. }) => Protocol::Detect {
-            http1: http_routes(http1.ok_or(Invalid::Missing("http1"))?.routes, backends)?,
-            http2: http_routes(http2.ok_or(Invalid::Missing("http2"))?.routes, backends)?,
-            opaque: opaque_routes(opaque.ok_or(Invalid::Missing("opaque"))?.routes, backends)?,
+            http1: http_routes(http1.ok_or(Invalid::Missing("http1"))?.routes, parent, backends)?,
+            http2: http_routes(http2.ok_or(Invalid::Missing("http2"))?.routes, parent, backends)?,
+            opaque: opaque_routes(opaque.ok_or(Invalid::Missing("opaque"))?.routes, parent, backends)?,
         },
-        Kind::Http1(http) => Protocol::Http1(http_routes(http.routes, backends)?),
-        Kind::Http2(http) => Protocol::Http2(http_routes(http.routes, backends)?),
-        Kind::Grpc(grpc) => Protocol::Http2(grpc_routes(grpc.routes, backends)?),
-        Kind::Opaque(opaque) => Protocol::Opaque(opaque_routes(opaque.routes, backends)?),
-        Kind::Tls(tls) => Protocol::Tls(tls_routes(tls.routes, backends)?),
+        Kind::Http1(http) => Protocol::Http1(http_routes(http.routes, parent, backends)?),
+        Kind::Http2(http) => Protocol::Http2(http_routes(http.routes, parent, backends)?),
+        Kind::Grpc(grpc) => Protocol::Http2(grpc_routes(grpc.routes, parent, backends)?),
+        Kind::Opaque(opaque) => Protocol::Opaque(opaque_routes(opaque.routes, parent, backends)?),
+        Kind::Tls(tls) => Protocol::Tls(tls_routes(tls.routes, parent, backends)?),
     })
 }
 
-/// The distribution of a rule. The four kinds of routes have the same shape, but types of their own.
+/// The distribution of a rule, whose backends `$one` makes of filters and what is said of the backend. The four kinds of routes have the same
+/// shape, but types of their own.
 macro_rules! distribution {
-    ($kinds:path, $said:expr, $filter:expr, $backends:expr) => {{
+    ($kinds:path, $said:expr, $one:expr) => {{
         use $kinds as Kinds;
         let kind = $said.and_then(|said| said.kind).ok_or(Invalid::Missing("backends"))?;
-        let mut one = |filters: Vec<_>, said| {
-            let filters = filters.into_iter().map($filter).collect::<Result<_, _>>()?;
-            Ok::<_, Invalid>(RouteBackend { backend: $backends(spec(said)?), filters })
-        };
+        let mut one = $one;
         match kind {
             Kinds::Empty(_) => Distribution::Empty,
             Kinds::FirstAvailable(first) => {
@@ -167,22 +185,28 @@ macro_rules! distribution {
     }};
 }
 
-fn http_routes(routes: Vec<outbound::HttpRoute>, backends: &mut Backends<'_>) -> Result<HttpRoutes, Invalid> {
+fn http_routes(
+    routes: Vec<outbound::HttpRoute>,
+    parent: &Labels,
+    backends: &mut Backends<'_>,
+) -> Result<HttpRoutes, Invalid> {
     let mut made = Vec::new();
     for route in routes {
+        let labels = route_labels(parent, route.metadata.as_ref());
+        let measured = of_route(Scope::OutboundHttpRoute, &labels);
         let mut rules = Vec::new();
         for rule in route.rules {
             let matches: Vec<RequestMatch> =
                 rule.matches.into_iter().map(convert::http_match).collect::<Result<_, _>>()?;
-            let filters = rule.filters.into_iter().map(|filter| http_filter(filter, &matches));
-            let filters = filters.collect::<Result<_, _>>()?;
-            let backends = distribution!(
-                outbound::http_route::distribution::Kind,
-                rule.backends,
-                |filter| http_filter(filter, &matches),
-                backends
-            );
-            rules.push(HttpRule { matches, filters, backends });
+            let filters = |filters: Vec<_>| {
+                filters.into_iter().map(|filter| http_filter(filter, &matches)).collect::<Result<Vec<_>, _>>()
+            };
+            let one = |said: Vec<_>, backend| {
+                http_backend(filters(said)?, backend, (Scope::OutboundHttpBackend, &labels), backends)
+            };
+            let backends = distribution!(outbound::http_route::distribution::Kind, rule.backends, one);
+            let filters = filters(rule.filters)?;
+            rules.push(HttpRule { matches, filters, backends, measured: measured.clone() });
         }
         let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
         made.push(HttpRoute { hosts, rules });
@@ -190,15 +214,26 @@ fn http_routes(routes: Vec<outbound::HttpRoute>, backends: &mut Backends<'_>) ->
     Ok(HttpRoutes(made))
 }
 
-fn grpc_routes(routes: Vec<outbound::GrpcRoute>, backends: &mut Backends<'_>) -> Result<HttpRoutes, Invalid> {
+fn grpc_routes(
+    routes: Vec<outbound::GrpcRoute>,
+    parent: &Labels,
+    backends: &mut Backends<'_>,
+) -> Result<HttpRoutes, Invalid> {
+    let filters = |said: Vec<_>| said.into_iter().map(grpc_filter).collect::<Result<Vec<_>, _>>();
     let mut made = Vec::new();
     for route in routes {
+        let labels = route_labels(parent, route.metadata.as_ref());
+        let measured = of_route(Scope::OutboundGrpcRoute, &labels);
         let mut rules = Vec::new();
         for rule in route.rules {
+            let one = |said: Vec<_>, backend| {
+                http_backend(filters(said)?, backend, (Scope::OutboundGrpcBackend, &labels), backends)
+            };
             rules.push(HttpRule {
                 matches: rule.matches.into_iter().map(convert::grpc_match).collect::<Result<_, _>>()?,
-                filters: rule.filters.into_iter().map(grpc_filter).collect::<Result<_, _>>()?,
-                backends: distribution!(outbound::grpc_route::distribution::Kind, rule.backends, grpc_filter, backends),
+                filters: filters(rule.filters)?,
+                backends: distribution!(outbound::grpc_route::distribution::Kind, rule.backends, one),
+                measured: measured.clone(),
             });
         }
         let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
@@ -207,31 +242,64 @@ fn grpc_routes(routes: Vec<outbound::GrpcRoute>, backends: &mut Backends<'_>) ->
     Ok(HttpRoutes(made))
 }
 
-fn opaque_routes(routes: Vec<outbound::OpaqueRoute>, backends: &mut Backends<'_>) -> Result<TcpRoutes, Invalid> {
+/// A backend of a route whose requests are counted in `scope` with the labels of the `route`.
+fn http_backend(
+    filters: Vec<HttpFilter>,
+    said: Option<outbound::Backend>,
+    (scope, route): (Scope, &Labels),
+    backends: &mut Backends<'_>,
+) -> Result<HttpBackend, Invalid> {
+    let metadata = said.as_ref().and_then(|said| said.metadata.as_ref());
+    let measured = Measured::new(scope, route.and(&Labels::service("backend", metadata)));
+    Ok(HttpBackend { backend: backends(spec(said)?), filters, measured })
+}
+
+fn opaque_routes(
+    routes: Vec<outbound::OpaqueRoute>,
+    parent: &Labels,
+    backends: &mut Backends<'_>,
+) -> Result<TcpRoutes, Invalid> {
     if routes.len() > 1 {
         return Err(convert::unparsable("opaque routes", routes.len()));
     }
     let mut made = Vec::new();
-    for rule in routes.into_iter().flat_map(|route| route.rules) {
-        let backends =
-            distribution!(outbound::opaque_route::distribution::Kind, rule.backends, opaque_filter, backends);
-        let refused = rule.filters.into_iter().map(opaque_filter).next().transpose()?;
-        made.push(TcpRoute { snis: Vec::new(), rule: TcpRule { refused, backends } });
+    for route in routes {
+        let counts = RouteCounts::opaque(route_labels(parent, route.metadata.as_ref()));
+        for rule in route.rules {
+            let one = |filters: Vec<_>, said| tcp_backend(filters.into_iter().map(opaque_filter), said, backends);
+            let backends = distribution!(outbound::opaque_route::distribution::Kind, rule.backends, one);
+            let refused = rule.filters.into_iter().map(opaque_filter).next().transpose()?;
+            made.push(TcpRoute { snis: Vec::new(), rule: TcpRule { refused, backends, counts: counts.clone() } });
+        }
     }
     Ok(TcpRoutes(made))
 }
 
-fn tls_routes(routes: Vec<outbound::TlsRoute>, backends: &mut Backends<'_>) -> Result<TcpRoutes, Invalid> {
+fn tls_routes(
+    routes: Vec<outbound::TlsRoute>,
+    parent: &Labels,
+    backends: &mut Backends<'_>,
+) -> Result<TcpRoutes, Invalid> {
     let mut made = Vec::new();
     for route in routes {
+        let counts = RouteCounts::tls(route_labels(parent, route.metadata.as_ref()));
         let snis: Vec<HostMatch> = route.snis.into_iter().map(sni_match).collect::<Result<_, _>>()?;
         for rule in route.rules {
-            let backends = distribution!(outbound::tls_route::distribution::Kind, rule.backends, tls_filter, backends);
+            let one = |filters: Vec<_>, said| tcp_backend(filters.into_iter().map(tls_filter), said, backends);
+            let backends = distribution!(outbound::tls_route::distribution::Kind, rule.backends, one);
             let refused = rule.filters.into_iter().map(tls_filter).next().transpose()?;
-            made.push(TcpRoute { snis: snis.clone(), rule: TcpRule { refused, backends } });
+            made.push(TcpRoute { snis: snis.clone(), rule: TcpRule { refused, backends, counts: counts.clone() } });
         }
     }
     Ok(TcpRoutes(made))
+}
+
+fn tcp_backend(
+    mut filters: impl Iterator<Item = Result<Refusal, Invalid>>,
+    said: Option<outbound::Backend>,
+    backends: &mut Backends<'_>,
+) -> Result<TcpBackend, Invalid> {
+    Ok(TcpBackend { refused: filters.next().transpose()?, backend: backends(spec(said)?) })
 }
 
 fn spec(said: Option<outbound::Backend>) -> Result<Spec, Invalid> {

@@ -88,7 +88,7 @@ impl Body {
             let error = error.map_or("".into(), |error| cause(error).into());
             // A call that ends without a status is an unknown error to its client (and is counted so by dashboards).
             let grpc_status = ends.grpc_status.or(ends.is_grpc.then_some(2));
-            started.end(Outcome { status: ends.status, grpc_status, error });
+            started.end(&Outcome { status: ends.status, grpc_status, error });
         }
     }
 }

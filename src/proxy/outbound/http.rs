@@ -28,8 +28,8 @@ use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
-use crate::proxy::http::{Body, Ends, Kept, UNSERVED, grpc_status, reset, server};
-use crate::proxy::metrics::{Event, Labels};
+use crate::proxy::http::{Body, Ends, Kept, UNSERVED, cause, grpc_status, reset, server};
+use crate::proxy::metrics::{Counted, Event, Labels, Outcome};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
 use crate::proxy::tcp;
@@ -97,10 +97,28 @@ impl Session {
         }
     }
 
-    async fn forward(&self, mut request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
+    async fn forward(&self, request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
         let place = self.outbound.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
         let plan = self.discovered.plan();
         let rule = self.rule(&plan, &request)?;
+        let mut counted = Some(rule.measured.start(&self.outbound.metrics));
+        let followed = self.follow(rule, request, asked, place, &mut counted).await;
+        // What has a response is counted to the end of its body.
+        if let (Err(failed), Some(counted)) = (&followed, counted) {
+            counted.end(&failed.outcome());
+        }
+        followed
+    }
+
+    /// Does with a request what its rule says.
+    async fn follow(
+        &self,
+        rule: &HttpRule,
+        mut request: Request<Incoming>,
+        asked: Asked,
+        place: OwnedSemaphorePermit,
+        counted: &mut Option<Counted>,
+    ) -> Result<Response<Body>, Failed> {
         let mut edits = Vec::new();
         filter(&rule.filters, &mut request, &mut edits)?;
         let picked = rule.backends.pick(&mut rand::rng()).ok_or(backend::Error::NoBackend)?;
@@ -118,7 +136,16 @@ impl Session {
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());
         }
-        let mut answer = picked.backend.send(request.map(Body::from), required).await?;
+        let sent = picked.measured.start(&self.outbound.metrics);
+        let mut answer = match picked.backend.send(request.map(Body::from), required).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let failed = Failed::Backend(error);
+                sent.end(&failed.outcome());
+                return Err(failed);
+            }
+        };
+        answer.started.within([counted.take(), Some(sent)]);
 
         for edit in edits {
             edit.modify(answer.response.headers_mut());
@@ -178,14 +205,7 @@ impl Session {
     /// The answer in a server's place.
     fn refuse(&self, asked: Asked, failed: &Failed) -> Response<Body> {
         let outbound = &self.outbound;
-        let (status, label) = match failed {
-            Failed::Backend(error) => of_backend(error),
-            Failed::InvalidPolicy(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unexpected"),
-            Failed::NoRoute => (StatusCode::NOT_FOUND, "unexpected"),
-            Failed::InFlight => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
-            Failed::Injected(status, _) | Failed::Redirected(status, _) => (*status, ""),
-            Failed::InjectedCall(..) => (StatusCode::OK, ""),
-        };
+        let (status, label) = failed.status();
         if !label.is_empty() {
             let target = Labels::target(self.discovered.target.address);
             outbound.metrics.count(Event::OutboundHttpErrors, &Labels::new([("error", label)]).and(&target));
@@ -211,6 +231,35 @@ impl Session {
             _ => {}
         }
         response
+    }
+}
+
+impl Failed {
+    /// What the app is answered, and the label of a failure that is not policy's will.
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Backend(error) => of_backend(error),
+            Self::InvalidPolicy(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unexpected"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "unexpected"),
+            Self::InFlight => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
+            Self::Injected(status, _) | Self::Redirected(status, _) => (*status, ""),
+            Self::InjectedCall(..) => (StatusCode::OK, ""),
+        }
+    }
+
+    /// What the metrics of the route make of it.
+    fn outcome(&self) -> Outcome {
+        let (status, label) = self.status();
+        match self {
+            Self::Backend(backend::Error::Lost { source, .. }) if reset(source).is_some() => {
+                Outcome { status: 0, grpc_status: None, error: cause(source).into() }
+            }
+            Self::InjectedCall(code, _) => {
+                Outcome { status: status.as_u16(), grpc_status: u16::try_from(*code).ok(), error: "".into() }
+            }
+            _ if label.is_empty() => Outcome { status: status.as_u16(), grpc_status: None, error: "".into() },
+            _ => Outcome { status: 0, grpc_status: None, error: label.into() },
+        }
     }
 }
 

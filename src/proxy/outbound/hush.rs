@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::proxy::backend::Opened;
+use super::Routed;
 
 pub(super) struct Hush {
-    opened: Opened,
+    opened: Routed,
     patience: Duration,
     has_spoken: bool,
     /// Since the server hung up without a word: until when that is kept quiet.
@@ -22,12 +22,12 @@ pub(super) struct Hush {
 }
 
 impl Hush {
-    pub(super) fn new(opened: Opened, patience: Duration) -> Self {
+    pub(super) fn new(opened: Routed, patience: Duration) -> Self {
         Self { opened, patience, has_spoken: false, ended: None }
     }
 
     /// The connection, unless the server has hung up.
-    pub(super) fn into_inner(self) -> Option<Opened> {
+    pub(super) fn into_inner(self) -> Option<Routed> {
         self.ended.is_none().then_some(self.opened)
     }
 }
@@ -38,7 +38,7 @@ impl AsyncRead for Hush {
             return ended.as_mut().poll(cx).map(Ok);
         }
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.opened.connection.stream).poll_read(cx, buffer));
+        let read = ready!(Pin::new(&mut self.opened.opened.connection.stream).poll_read(cx, buffer));
         self.has_spoken |= buffer.filled().len() > before;
         if self.has_spoken {
             return Poll::Ready(read);

@@ -29,10 +29,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::hush::Hush;
-use super::backend::{self, Backend, Opened};
+use super::backend::{self, Opened};
 use super::client::Connection;
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
-use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, TcpRoutes};
+use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, RouteCounts, TcpRoutes};
 use super::discovery::{self, Discovered, Discovery};
 use super::metrics::{Event, Labels, Metrics};
 use super::settings::Settings;
@@ -187,12 +187,14 @@ impl Outbound {
             Err(error) => return client.reset(Error::Discovery(error)),
         };
         let plan = discovered.plan();
+        let protocol = ("protocol", protocol_label(&plan.protocol));
+        plan.parent.count(&self.metrics, Event::OutboundTcpProtocols, protocol);
         let carried = match &plan.protocol {
             Protocol::Opaque(routes) => self.carry_opaque(client, routes, None).await,
             Protocol::Tls(routes) => self.carry_tls(client, routes).await,
             Protocol::Http1(_) => self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http1).await,
             Protocol::Http2(_) => self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http2).await,
-            Protocol::Detect { opaque, .. } => self.carry_detected(client, opaque, discovered, target).await,
+            Protocol::Detect { opaque, .. } => self.carry_detected(client, &plan, opaque, discovered, target).await,
             Protocol::Invalid(reason) => self.refuse_invalid(client, reason, discovered).await,
         };
         if let Err(Error::Broken(broken)) = &carried {
@@ -204,6 +206,7 @@ impl Outbound {
     async fn carry_detected(
         self: &Arc<Self>,
         client: Client,
+        plan: &Plan,
         routes: &TcpRoutes,
         discovered: Discovered,
         target: SocketAddr,
@@ -215,8 +218,11 @@ impl Outbound {
             Ok(Hush::new(open(routes, None).await?, self.options.detect_timeout))
         };
         let patience = Patience { unfinished: self.options.detect_timeout, silent: None };
-        let Detected { spoken, client, server } =
-            Box::pin(detect(client.stream, dial, patience)).await.map_err(Error::Detect)?;
+        let detected = Box::pin(detect(client.stream, dial, patience)).await;
+        let result =
+            ("result", detected.as_ref().map_or_else(detect::Error::label, |detected| detected.spoken.label()));
+        plan.parent.count(&self.metrics, Event::OutboundTcpDetected, result);
+        let Detected { spoken, client, server } = detected.map_err(Error::Detect)?;
         let (heard, stream) = client.into_parts();
         match (spoken, server) {
             (Spoken::Http1, _) => {
@@ -271,8 +277,9 @@ impl Outbound {
     }
 
     /// Carries bytes both ways, beginning with what the server has `said` already.
-    async fn splice(&self, client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Opened) -> Result<(), Error> {
-        let Opened { connection, client: endpoint, pick } = opened;
+    async fn splice(&self, client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Routed) -> Result<(), Error> {
+        let Routed { opened: Opened { connection, client: endpoint, pick }, counts } = opened;
+        counts.tally.count_plain(&self.metrics, counts.opened);
         let Connection { stream, mut records, made, .. } = connection;
         let mut server = Prefixed::new(said, stream);
         let carried = tcp::carry(client, &mut server, &self.drain).await;
@@ -282,7 +289,10 @@ impl Outbound {
             (Ok(()), Some(made)) => endpoint.keep_stream(server.into_parts().1.into_inner(), made),
             _ => {}
         }
-        carried.map_err(Error::Broken)
+        let carried = carried.map_err(Error::Broken);
+        let error = ("error", carried.as_ref().err().map_or("", label));
+        counts.tally.count(&self.metrics, counts.closed, error);
+        carried
     }
 
     /// HTTP clients get told; others are reset.
@@ -330,22 +340,24 @@ impl Outbound {
     }
 }
 
-/// Opens a connection to where the routes lead.
-async fn open(routes: &TcpRoutes, sni: Option<&str>) -> Result<Opened, Error> {
-    let backend = pick_backend(routes, sni)?;
-    backend.connect().await.map_err(Error::Backend)
+/// A connection to where a rule leads, and what counts it.
+struct Routed {
+    opened: Opened,
+    counts: Arc<RouteCounts>,
 }
 
-fn pick_backend<'a>(routes: &'a TcpRoutes, sni: Option<&str>) -> Result<&'a Arc<Backend>, Error> {
+/// Opens a connection to where the routes lead.
+async fn open(routes: &TcpRoutes, sni: Option<&str>) -> Result<Routed, Error> {
     let rule = routes.find(sni).ok_or(Error::NoRoute)?;
     if let Some(refusal) = &rule.refused {
         return Err(Error::Refused(refusal.clone()));
     }
     let picked = rule.backends.pick(&mut rand::rng()).ok_or(Error::NoRoute)?;
-    match picked.filters.first() {
-        Some(refusal) => Err(Error::Refused(refusal.clone())),
-        None => Ok(&picked.backend),
+    if let Some(refusal) = &picked.refused {
+        return Err(Error::Refused(refusal.clone()));
     }
+    let opened = picked.backend.connect().await.map_err(Error::Backend)?;
+    Ok(Routed { opened, counts: rule.counts.clone() })
 }
 
 /// The app's end.
@@ -385,6 +397,18 @@ fn label(error: &Error) -> &'static str {
         Error::Discovery(_) => "undiscovered",
         Error::NoRoute | Error::Refused(_) => "forbidden",
         Error::InvalidPolicy(_) | Error::Loop => "unexpected",
+    }
+}
+
+/// What the target is declared to speak.
+fn protocol_label(protocol: &Protocol) -> &'static str {
+    match protocol {
+        Protocol::Detect { .. } => "detect",
+        Protocol::Http1(_) => "http/1",
+        Protocol::Http2(_) => "http/2",
+        Protocol::Opaque(_) => "opaq",
+        Protocol::Tls(_) => "tls",
+        Protocol::Invalid(_) => "invalid",
     }
 }
 

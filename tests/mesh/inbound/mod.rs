@@ -4,6 +4,7 @@ mod apps;
 mod drain;
 mod h2spec;
 mod hostile;
+mod metrics;
 mod repeat;
 mod world;
 

@@ -1,5 +1,6 @@
 //! The way out of a pod: what an app's connection becomes, against real TLS peers and a control plane in this process.
 
+mod metrics;
 mod world;
 
 use std::time::Duration;

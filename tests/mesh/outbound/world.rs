@@ -95,7 +95,7 @@ impl Pod {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
         let tls = pki.tls(CLIENT);
         let address: ControlAddr = control.address.to_string().parse().unwrap();
-        let channel = Channel::new(address, None, &tls, drain.clone()).unwrap();
+        let channel = Channel::new(address, None, &tls, drain.clone()).unwrap().counted(&metrics);
         let connector = Arc::new(Connector {
             options: Options {
                 connect_timeout: Duration::from_secs(2),

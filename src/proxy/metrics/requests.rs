@@ -1,0 +1,228 @@
+//! Counts requests and what became of them.
+//!
+//! In: a request that begins, and its [`Outcome`]. Out: `request_total`, `response_total` and `response_latency_ms`, and what the request's
+//! route counts besides ([`super::routes`]). The counters of an outcome are found among the few that there have been so far: no hash, no lock.
+//!
+//! Start at [`Requests::start`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+
+use super::labels::Labels;
+use super::routes::Counted;
+use crate::telemetry::series::{Counter, Family, Histogram};
+
+/// Combinations of status, class and error that are remembered for one label set. Others are looked up anew.
+const OUTCOMES_MAX: usize = 64;
+/// The bounds of latencies, which dashboards expect.
+const LATENCY_MS: [f64; 25] = [
+    1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1000.0, 2000.0, 3000.0,
+    4000.0, 5000.0, 10000.0, 20000.0, 30000.0, 40000.0, 50000.0,
+];
+
+/// The families of one kind of requests. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Families {
+    total: Family<Labels, Counter>,
+    responses: Family<Labels, Counter>,
+    latency: Family<Labels, Histogram>,
+}
+
+impl Families {
+    /// Registers them with names that begin with `prefix`.
+    pub(super) fn registered(registry: &mut Registry, prefix: &str, of: &str) -> Self {
+        let latency = || Histogram::new(&LATENCY_MS, Duration::from_millis(1));
+        let families = Self {
+            total: Family::new(Counter::default, Labels::overflow()),
+            responses: Family::new(Counter::default, Labels::overflow()),
+            latency: Family::new(latency, Labels::overflow()),
+        };
+        registry.register(format!("{prefix}request"), format!("HTTP requests {of}"), families.total.clone());
+        registry.register(format!("{prefix}response"), format!("HTTP responses {of}"), families.responses.clone());
+        registry.register(
+            format!("{prefix}response_latency_ms"),
+            format!("From the headers of a request {of} to the end of its response"),
+            families.latency.clone(),
+        );
+        families
+    }
+
+    pub(super) fn with(&self, labels: Labels) -> Requests {
+        let total = self.total.with(&labels);
+        Requests(Arc::new(Inner { families: self.clone(), labels, total, outcomes: Memo::default() }))
+    }
+}
+
+/// Counts the requests of one label set. Clones are the same.
+#[derive(Clone)]
+pub struct Requests(Arc<Inner>);
+
+struct Inner {
+    families: Families,
+    labels: Labels,
+    total: Counter,
+    outcomes: Memo<Outcome, (Counter, Histogram)>,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Outcome {
+    /// 0 where there was no response.
+    pub status: u16,
+    /// Of gRPC: from the trailers, or from the headers of a response without a body.
+    pub grpc_status: Option<u16>,
+    /// `h2(REASON)`, `timeout`, `unclassified`; empty where nothing broke.
+    pub error: Cow<'static, str>,
+}
+
+impl Outcome {
+    /// Of a request that somebody broke off.
+    pub const CANCELED: Self = Self { status: 0, grpc_status: None, error: Cow::Borrowed("canceled") };
+
+    /// Success is an HTTP status below 500, and with gRPC a status that does not say that the server failed.
+    pub fn is_success(&self) -> bool {
+        // UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+        let grpc = |status| !matches!(status, 2 | 4 | 7 | 13 | 14 | 15);
+        self.error.is_empty() && (1..500).contains(&self.status) && self.grpc_status.is_none_or(grpc)
+    }
+}
+
+impl Requests {
+    /// Counts a request now, and its outcome when told.
+    pub fn start(&self) -> Started {
+        self.0.total.inc();
+        Started { requests: self.clone(), at: Instant::now(), told: false, within: [None, None] }
+    }
+
+    fn end(&self, outcome: &Outcome, latency: Duration) {
+        let count = |(total, latencies): &(Counter, Histogram)| {
+            total.inc();
+            latencies.observe(latency);
+        };
+        match self.0.outcomes.find_or(outcome, || self.series(outcome)) {
+            Some(known) => count(known),
+            None => count(&self.series(outcome)),
+        }
+    }
+
+    fn series(&self, outcome: &Outcome) -> (Counter, Histogram) {
+        let Inner { families, labels, .. } = &*self.0;
+        let status = Labels::new([("status_code", outcome.status.to_string())]);
+        let class = if outcome.is_success() { "success" } else { "failure" };
+        let ending = Labels::new([
+            ("classification", class.to_owned()),
+            ("grpc_status", outcome.grpc_status.map(|status| status.to_string()).unwrap_or_default()),
+            ("error", outcome.error.clone().into_owned()),
+        ]);
+        let with_status = labels.and(&status);
+        (families.responses.with(&with_status.and(&ending)), families.latency.with(&with_status))
+    }
+}
+
+impl fmt::Debug for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Requests").field(&self.0.labels).finish()
+    }
+}
+
+/// A request under way. Dropped without an outcome, it counts as broken off.
+#[derive(Debug)]
+pub struct Started {
+    requests: Requests,
+    at: Instant,
+    told: bool,
+    /// What else counts it: its route, and the backend of the route.
+    within: [Option<Counted>; 2],
+}
+
+impl Started {
+    /// Has `within` told how the request ends, too.
+    pub fn within(&mut self, within: [Option<Counted>; 2]) {
+        self.within = within;
+    }
+
+    pub fn end(mut self, outcome: &Outcome) {
+        self.tell(outcome);
+    }
+
+    fn tell(&mut self, outcome: &Outcome) {
+        self.told = true;
+        self.requests.end(outcome, self.at.elapsed());
+        for counted in std::mem::take(&mut self.within).into_iter().flatten() {
+            counted.end(outcome);
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.told {
+            self.tell(&Outcome::CANCELED);
+        }
+    }
+}
+
+/// The few values that there have been so far, found by comparing: for keys of which there is nearly always the same one. Nothing is forgotten.
+#[derive(Debug)]
+pub(super) struct Memo<K, V>(OnceLock<Box<Node<K, V>>>);
+
+#[derive(Debug)]
+struct Node<K, V> {
+    key: K,
+    value: V,
+    next: Memo<K, V>,
+}
+
+impl<K, V> Default for Memo<K, V> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<K: Clone + PartialEq, V> Memo<K, V> {
+    /// The value of `key`, made now if there has been none; none where there are too many already.
+    pub(super) fn find_or(&self, key: &K, make: impl Fn() -> V) -> Option<&V> {
+        let mut memo = self;
+        for _ in 0..OUTCOMES_MAX {
+            let node = memo.0.get_or_init(|| Box::new(Node { key: key.clone(), value: make(), next: Self::default() }));
+            if node.key == *key {
+                return Some(&node.value);
+            }
+            memo = &node.next;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memo_makes_each_value_once_and_has_an_end() {
+        let memo = Memo::default();
+        for _ in 0..2 {
+            for key in 0..OUTCOMES_MAX {
+                assert_eq!(memo.find_or(&key, || key * 2), Some(&(key * 2)));
+            }
+        }
+        assert_eq!(memo.find_or(&0, || panic!("it is known")), Some(&0));
+        assert_eq!(memo.find_or(&OUTCOMES_MAX, || 7), None);
+    }
+
+    #[test]
+    fn success_is_what_dashboards_call_so() {
+        let outcome = |status, grpc_status, error: &'static str| Outcome { status, grpc_status, error: error.into() };
+        assert!(outcome(404, None, "").is_success());
+        assert!(outcome(200, Some(5), "").is_success());
+        for failure in
+            [outcome(500, None, ""), outcome(200, Some(14), ""), outcome(200, None, "timeout"), outcome(0, None, "")]
+        {
+            assert!(!failure.is_success(), "{failure:?}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the way out counts, by names, labels and buckets.
+
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::world::{App, Peer, SERVICE, WEB};
+use super::{call_on, world};
+use crate::support::control::{detect, grpc, opaque};
+use crate::support::metrics::are_golden;
+
+/// A service behind which there is nobody.
+const EMPTY: &str = "10.96.0.4:80";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_calls_and_connections_are_counted_under_the_names_dashboards_know() {
+    let (pki, control, pod, _peer) = world(App::Http("web")).await;
+    assert!(pod.get(SERVICE, "").await.starts_with("HTTP/1.1 200"));
+
+    let calls = Peer::start(pki.tls(WEB), App::Grpc).await;
+    control.policy("10.96.0.2:80", grpc("calls.shop.svc.cluster.local:80"));
+    control.add("calls.shop.svc.cluster.local:80", vec![calls.endpoint(80, WEB)]);
+    let called = call_on(pod.connect("10.96.0.2:80").await).await;
+    assert_eq!(called.into_body().collect().await.unwrap().trailers().unwrap()["grpc-status"], "7");
+
+    let echo = Peer::start(pki.tls(WEB), App::Echo).await;
+    control.policy("10.96.0.3:80", opaque("echo.shop.svc.cluster.local:80", Vec::new()));
+    control.add("echo.shop.svc.cluster.local:80", vec![echo.endpoint(80, WEB)]);
+    let mut stream = pod.connect("10.96.0.3:80").await;
+    stream.write_all(b"ping").await.unwrap();
+    stream.read_exact(&mut [0; 4]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+
+    control.policy(EMPTY, detect("empty.shop.svc.cluster.local:80"));
+    control.no_endpoints("empty.shop.svc.cluster.local:80");
+    assert!(pod.get(EMPTY, "").await.starts_with("HTTP/1.1 504"));
+    are_golden("outbound", || pod.metrics.encode().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_counted_for_its_route_and_its_backend_once() {
+    let (_pki, control, pod, _peer) = world(App::Http("web")).await;
+    assert!(pod.get(SERVICE, "").await.starts_with("HTTP/1.1 200"));
+    control.policy(EMPTY, detect("empty.shop.svc.cluster.local:80"));
+    control.no_endpoints("empty.shop.svc.cluster.local:80");
+    assert!(pod.get(EMPTY, "").await.starts_with("HTTP/1.1 504"));
+    crate::support::eventually("each is counted with its outcome", super::SOON, || {
+        let counted = [
+            pod.metric("outbound_http_route_request_statuses_total", &["http_status=\"200\",error=\"\""]),
+            pod.metric("outbound_http_route_request_statuses_total", &["http_status=\"\",error=\"FAIL_FAST\""]),
+            pod.metric("outbound_http_route_backend_response_statuses_total", &["http_status=\"200\""]),
+            pod.metric("outbound_http_route_backend_requests_total", &[]),
+            pod.metric("outbound_http_route_request_duration_seconds_count", &[]),
+        ];
+        if counted == [1.0, 1.0, 1.0, 2.0, 2.0] { Ok(()) } else { Err(counted) }
+    });
+}
