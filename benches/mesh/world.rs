@@ -111,7 +111,7 @@ impl World {
             pod.run(binary().to_str().unwrap(), &rules).succeeded();
             authority.serve_in(pod);
             let token = self._folder.path().join(account);
-            std::fs::write(&token, format!("shop/{account}")).unwrap();
+            std::fs::write(&token, format!("of.shop.{account}")).unwrap();
             let mut command = proxy(ip, account);
             command.env("LINKERD2_PROXY_IDENTITY_TRUST_ANCHORS", authority.bundle());
             command.env("LINKERD2_PROXY_IDENTITY_TOKEN_FILE", token);

@@ -144,8 +144,8 @@ pub async fn serve(
         }
     });
     Ok((
-        grpc::listen(destination_address, destination, drain).await?,
-        grpc::listen(policy_address, policies, drain).await?,
+        grpc::listen(destination_address, move |_| destination.clone(), drain).await?,
+        grpc::listen(policy_address, move |_| policies.clone(), drain).await?,
     ))
 }
 

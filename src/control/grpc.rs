@@ -1,7 +1,7 @@
 //! Serves gRPC to proxies: many long streams on few connections, each ended in good order at shutdown.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,11 +22,27 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of this API are a few hundred bytes; headers that are larger are a mistake or an attack.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 
-/// Listens at `address`, and serves until the drain.
+/// Requests of this API are small: what of them may be under way unread, in one stream and in all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    pub(super) ip: IpAddr,
+    /// Whether it is in this pod, as its proxy is, which speaks for others.
+    pub(super) is_local: bool,
+}
+
+/// Listens at `address`, and serves until the drain, each connection by what `service` makes for it.
 ///
 /// # Errors
 /// Where the address is taken.
-pub(super) async fn listen<S>(address: SocketAddr, service: S, drain: &Drain) -> anyhow::Result<SocketAddr>
+pub(super) async fn listen<S>(
+    address: SocketAddr,
+    service: impl Fn(Caller) -> S + Send + 'static,
+    drain: &Drain,
+) -> anyhow::Result<SocketAddr>
 where
     S: Service<http::Request<Incoming>, Response = http::Response<tonic::body::Body>, Error = Infallible>,
     S: Clone + Send + 'static,
@@ -36,7 +52,9 @@ where
     let address = listener.local_addr().context("cannot tell the address just bound")?;
     let draining = drain.clone();
     drain.spawn(serve(listener, CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
-        let (service, drain) = (service.clone(), draining.clone());
+        let ip = peer.ip().to_canonical();
+        let is_local = ip.is_loopback() || stream.local_addr().is_ok_and(|local| local.ip().to_canonical() == ip);
+        let (service, drain) = (service(Caller { ip, is_local }), draining.clone());
         async move {
             // Discovery is many small messages.
             let _ = stream.set_nodelay(true);
@@ -45,6 +63,8 @@ where
                 // A proxy has a stream per target and port it knows, which may be thousands.
                 .max_concurrent_streams(None)
                 .max_header_list_size(HEADER_LIST_BYTES_MAX)
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .keep_alive_interval(KEEPALIVE_INTERVAL)
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));

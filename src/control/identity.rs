@@ -5,7 +5,8 @@
 //!        │ watch: what to sign with               │ watch: what to believe
 //!        v                                        v
 //!   certify.rs    answers proxies over gRPC:     trust.rs    tells proxies the bundle, live
-//!                 checks in order, then signs
+//!        ^        checks in order, then signs         ^
+//!        └────────────────── limits.rs ──────────────┘   who asks too often, before anything is read
 //! ```
 //!
 //! Its ServiceAccount needs, for the cluster: `create` `tokenreviews.authentication.k8s.io`; in the namespace of the control plane:
@@ -16,25 +17,36 @@
 
 pub mod authority;
 pub mod certify;
+pub mod limits;
 pub mod trust;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tower::Service as _;
+
+use super::grpc::Caller;
 use super::{Common, Role, grpc, trust_bundle};
 use crate::cluster::token_review::ApiServer;
-use crate::manifest::names::TOKEN_AUDIENCE;
+use crate::manifest::names::{CLIENT_IP, TOKEN_AUDIENCE};
 use crate::net::drain::Drain;
 use crate::pki::Validity;
 use crate::wire::identity::identity_server::IdentityServer;
 use crate::wire::trust::WATCH;
 use authority::{Authority, Status};
 use certify::{Certify, Metrics};
+use limits::Source;
 use trust::Trust;
 
-/// A token is one or two KiB and a CSR less: larger requests are none.
-const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// A name, a token and a CSR at their largest ([`certify`] has the bounds of each): larger requests are none.
+const REQUEST_BYTES_MAX: usize = 24 << 10;
+/// How long a request may take as a whole: reading it, and twice waiting for the API server. Then its place is free again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(14);
 /// Clocks of one cluster that differ by more than a day have other problems than certificates.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -106,18 +118,52 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// # Errors
 /// Where the address is taken.
 pub async fn serve(address: SocketAddr, certify: Certify, trust: Trust, drain: &Drain) -> anyhow::Result<SocketAddr> {
-    let identity = IdentityServer::new(certify).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (mut identity, trust) = (identity.clone(), trust.clone());
-        async move {
-            if request.uri().path() == WATCH {
-                trust.answer(request).await
-            } else {
-                tower::Service::call(&mut identity, request).await
-            }
-        }
-    });
+    let certify = Arc::new(certify);
+    let service = move |caller: Caller| {
+        let server = Server { certify: certify.clone(), trust: trust.clone(), caller };
+        tower::service_fn(move |request| {
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        })
+    };
     grpc::listen(address, service, drain).await
+}
+
+/// What answers the requests of one connection.
+#[derive(Clone)]
+struct Server {
+    certify: Arc<Certify>,
+    trust: Trust,
+    caller: Caller,
+}
+
+impl Server {
+    async fn answer(self, mut request: Request<Incoming>) -> Response<tonic::body::Body> {
+        let source = source(self.caller, request.headers());
+        if request.uri().path() == WATCH {
+            return match self.certify.limits().subscribe(source, Instant::now()) {
+                Ok(place) => self.trust.answer(request, place).await,
+                Err(too_much) => self.certify.slow(source, too_much).into_http(),
+            };
+        }
+        // Nothing of a request that comes too soon is read.
+        let _place = match self.certify.limits().enter(source, Instant::now()) {
+            Ok(place) => place,
+            Err(too_much) => return self.certify.slow(source, too_much).into_http(),
+        };
+        request.extensions_mut().insert(source);
+        let mut identity = IdentityServer::from_arc(self.certify).max_decoding_message_size(REQUEST_BYTES_MAX);
+        match timeout(REQUEST_TIMEOUT, identity.call(request)).await {
+            Ok(Ok(response)) => response,
+            Err(_) => tonic::Status::deadline_exceeded("the request took too long").into_http(),
+        }
+    }
+}
+
+/// Where a request comes from. The proxy of this pod says for whom it speaks; anybody else speaks for themselves.
+fn source(caller: Caller, headers: &HeaderMap) -> Source {
+    let said = || headers.get(CLIENT_IP)?.to_str().ok()?.parse::<Source>().ok();
+    if caller.is_local { said().unwrap_or(caller.ip) } else { caller.ip }
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
@@ -168,6 +214,19 @@ mod tests {
         assert_eq!(duration("24h0m0s"), Ok(Duration::from_secs(86_400)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn only_the_proxy_of_this_pod_speaks_for_others() {
+        let (pod, other): (Source, Source) = ("10.0.0.7".parse().unwrap(), "10.0.0.9".parse().unwrap());
+        let mut headers = HeaderMap::new();
+        let local = Caller { ip: pod, is_local: true };
+        assert_eq!(source(local, &headers), pod);
+        headers.insert(CLIENT_IP, http::HeaderValue::from_static("10.0.0.9"));
+        assert_eq!(source(local, &headers), other);
+        assert_eq!(source(Caller { ip: pod, is_local: false }, &headers), pod);
+        headers.insert(CLIENT_IP, http::HeaderValue::from_static("nobody"));
+        assert_eq!(source(local, &headers), pod);
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub const IMAGE_UID: u32 = 65532;
 /// The audience of the service-account tokens that proxies prove themselves with.
 pub const TOKEN_AUDIENCE: &str = "identity.l5d.io";
 
+/// What the proxy of the identity role tells it of each request: the address of the client, so that one that asks in a loop is known.
+pub const CLIENT_IP: &str = "hawser-client-ip";
+
 /// The Services and ServiceAccounts of the roles, and where they listen.
 pub const IDENTITY: &str = "hawser-identity";
 pub const IDENTITY_PORT: u16 = 8080;

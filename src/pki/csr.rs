@@ -1,28 +1,48 @@
 //! What a CSR asks for, and whether that is what its sender may have.
 //!
-//! In: DER from the network. Out: a [`Csr`], whose sender has proved that it holds the key (the CSR is signed by it).
-//! [`Csr::asks_for`] then refuses every name but one. What else a CSR may wish for (usages, constraints) is never
+//! ```text
+//!   DER ──parsed──> Asked: its names can be looked at ──its signature verified──> Csr: the sender holds the key
+//! ```
+//!
+//! In: DER from the network. Out: an [`Asked`], which costs microseconds, and from it a [`Csr`], which costs as much as a signature: so what is
+//! wrong with the names is said first. [`Asked::asks_for`] refuses every name but one. What else a CSR may wish for (usages, constraints) is never
 //! copied into a leaf, so it is not looked at.
 
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, EcdsaVerificationAlgorithm, ParsedPublicKey,
+};
 use rcgen::{PKCS_ECDSA_P256_SHA256, SignatureAlgorithm};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
+};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-/// A CSR with one name is under 600 bytes, and with a large RSA key under 2 KiB.
-const DER_BYTES_MAX: usize = 8 << 10;
+/// A CSR with one name is under 600 bytes, and with a large RSA key, which is refused by its kind, under 2 KiB.
+const DER_BYTES_MAX: usize = 4 << 10;
+/// Names of one CSR that are read: one is asked for, and what a second one says is told to its sender.
+const NAMES_MAX: usize = 8;
 
-/// A CSR that parses and is signed by its own key.
-#[derive(Clone, Debug)]
-pub struct Csr {
+/// A CSR that parses: what it asks for, by whomever.
+#[derive(Debug)]
+pub struct Asked {
     common_names: Vec<String>,
     dns_names: Vec<String>,
     other_names: Vec<&'static str>,
-    /// The P-256 point; none where the key is of another kind.
-    key: Option<Key>,
+    key: Key,
+    /// What was signed, by what, and the signature.
+    signed: Vec<u8>,
+    algorithm: &'static EcdsaVerificationAlgorithm,
+    signature: Vec<u8>,
+}
+
+/// A CSR that is signed by its own key.
+#[derive(Clone, Debug)]
+pub struct Csr {
+    key: Key,
 }
 
 /// Why bytes are no CSR.
@@ -30,10 +50,16 @@ pub struct Csr {
 pub enum InvalidCsr {
     #[error("the CSR is empty")]
     Empty,
+    #[error("the key of the CSR is not ECDSA P-256, which peers require")]
+    KeyKind,
     #[error("the CSR is not DER of PKCS #10")]
     Malformed,
+    #[error("the CSR has more than {NAMES_MAX} names")]
+    Names,
     #[error("the CSR is not signed by the key that it is for")]
     Signature,
+    #[error("the CSR is signed by an algorithm other than ECDSA with SHA-256 or SHA-384")]
+    SignatureKind,
     #[error("the CSR has {0} bytes, more than the {DER_BYTES_MAX} that are read")]
     TooLarge(usize),
 }
@@ -51,11 +77,11 @@ pub enum WrongCsr {
     Kind(&'static str),
 }
 
-impl Csr {
-    /// Reads a CSR, and checks that it is signed by the key that it asks for.
+impl Asked {
+    /// Reads a CSR. Whether its sender holds the key is left to [`Self::prove`].
     ///
     /// # Errors
-    /// Where it is not one CSR in DER, too large, or signed by another key.
+    /// Where it is not one CSR in DER, too large, or for a key that nobody will be certified for.
     pub fn parse_der(der: &[u8]) -> Result<Self, InvalidCsr> {
         match der.len() {
             0 => return Err(InvalidCsr::Empty),
@@ -66,31 +92,42 @@ impl Csr {
         if !rest.is_empty() {
             return Err(InvalidCsr::Malformed);
         }
-        parsed.verify_signature().map_err(|_| InvalidCsr::Signature)?;
-        let asked = &parsed.certification_request_info;
-        let mut csr = Self {
+        let wish = &parsed.certification_request_info;
+        let algorithm = match &parsed.signature_algorithm.algorithm {
+            _ if !Key::is_p256(&wish.subject_pki) => return Err(InvalidCsr::KeyKind),
+            oid if *oid == OID_SIG_ECDSA_WITH_SHA256 => &ECDSA_P256_SHA256_ASN1,
+            oid if *oid == OID_SIG_ECDSA_WITH_SHA384 => &ECDSA_P256_SHA384_ASN1,
+            _ => return Err(InvalidCsr::SignatureKind),
+        };
+        let mut asked = Self {
             common_names: Vec::new(),
             dns_names: Vec::new(),
             other_names: Vec::new(),
-            key: Key::of(&asked.subject_pki),
+            key: Key(wish.subject_pki.subject_public_key.data.to_vec()),
+            signed: wish.raw.to_vec(),
+            algorithm,
+            signature: parsed.signature_value.data.to_vec(),
         };
-        for name in asked.subject.iter_common_name() {
-            csr.common_names.push(name.as_str().map_err(|_| InvalidCsr::Malformed)?.to_owned());
+        for name in wish.subject.iter_common_name() {
+            asked.common_names.push(name.as_str().map_err(|_| InvalidCsr::Malformed)?.to_owned());
         }
         // Every attribute and every extension is read: a second list of names must not slip by behind the first.
-        for attribute in asked.iter_attributes() {
+        for attribute in wish.iter_attributes() {
             let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else { continue };
             for extension in &requested.extensions {
                 match extension.parsed_extension() {
                     ParsedExtension::SubjectAlternativeName(names) => {
-                        names.general_names.iter().for_each(|name| csr.note(name));
+                        names.general_names.iter().for_each(|name| asked.note(name));
                     }
                     ParsedExtension::ParseError { .. } => return Err(InvalidCsr::Malformed),
                     _ => {}
                 }
             }
         }
-        Ok(csr)
+        if asked.common_names.len() + asked.dns_names.len() + asked.other_names.len() > NAMES_MAX {
+            return Err(InvalidCsr::Names);
+        }
+        Ok(asked)
     }
 
     /// Checks that the CSR asks for `requested` and nothing else, letter by letter.
@@ -112,9 +149,14 @@ impl Csr {
         self.other_names.first().map_or(Ok(()), |kind| Err(WrongCsr::Kind(kind)))
     }
 
-    /// The key to certify; none where it is not ECDSA P-256, which peers do not accept.
-    pub(super) fn key(&self) -> Option<&Key> {
-        self.key.as_ref()
+    /// Checks that the CSR is signed by the key that it asks for.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn prove(self) -> Result<Csr, InvalidCsr> {
+        let key = ParsedPublicKey::new(self.algorithm, self.key.0.as_slice()).map_err(|_| InvalidCsr::Malformed)?;
+        key.verify_sig(&self.signed, &self.signature).map_err(|_| InvalidCsr::Signature)?;
+        Ok(Csr { key: self.key })
     }
 
     fn note(&mut self, name: &GeneralName<'_>) {
@@ -132,15 +174,28 @@ impl Csr {
     }
 }
 
+impl Csr {
+    /// Reads a CSR, and checks that it is signed by the key that it asks for.
+    ///
+    /// # Errors
+    /// Those of [`Asked::parse_der`] and [`Asked::prove`].
+    pub fn parse_der(der: &[u8]) -> Result<Self, InvalidCsr> {
+        Asked::parse_der(der)?.prove()
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
 /// A public ECDSA P-256 key, as rcgen takes it.
 #[derive(Clone, Debug)]
 pub(super) struct Key(Vec<u8>);
 
 impl Key {
-    fn of(info: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
-        let curve = info.algorithm.parameters.as_ref()?.as_oid().ok()?;
-        let is_p256 = info.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == OID_EC_P256;
-        is_p256.then(|| Self(info.subject_public_key.data.to_vec()))
+    fn is_p256(info: &SubjectPublicKeyInfo<'_>) -> bool {
+        let curve = info.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+        info.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_EC_P256)
     }
 }
 
@@ -156,7 +211,9 @@ impl rcgen::PublicKeyData for Key {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SanType, SigningKey};
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, SanType, SigningKey,
+    };
 
     use super::*;
     use crate::mesh::Identity;
@@ -166,11 +223,15 @@ mod tests {
     const WEB: &str = "web.shop.serviceaccount.identity.hawser.cluster.local";
     const THIEF: &str = "thief.shop.serviceaccount.identity.hawser.cluster.local";
 
-    fn csr(key: &impl SigningKey, subject: &str, names: Vec<SanType>) -> Csr {
+    fn der(key: &impl SigningKey, subject: &str, names: Vec<SanType>) -> Vec<u8> {
         let mut asked = CertificateParams::default();
         asked.distinguished_name = common_name(subject);
         asked.subject_alt_names = names;
-        Csr::parse_der(asked.serialize_request(key).unwrap().der()).unwrap()
+        asked.serialize_request(key).unwrap().der().to_vec()
+    }
+
+    fn csr(key: &impl SigningKey, subject: &str, names: Vec<SanType>) -> Asked {
+        Asked::parse_der(&der(key, subject, names)).unwrap()
     }
 
     fn names(names: &[&str]) -> Vec<SanType> {
@@ -180,9 +241,9 @@ mod tests {
     #[test]
     fn accepts_the_csr_of_a_leaf_key() {
         let identity: Identity = WEB.parse().unwrap();
-        let csr = Csr::parse_der(&LeafKey::generate().unwrap().csr(&identity).unwrap()).unwrap();
+        let csr = Asked::parse_der(&LeafKey::generate().unwrap().csr(&identity).unwrap()).unwrap();
         assert_eq!(csr.asks_for(WEB), Ok(()));
-        assert!(csr.key().is_some());
+        assert!(csr.prove().is_ok());
     }
 
     #[test]
@@ -228,11 +289,29 @@ mod tests {
     }
 
     #[test]
-    fn parses_a_csr_of_an_rsa_key_but_gives_no_key_to_certify() {
-        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
-        let csr = csr(&key, WEB, names(&[WEB]));
-        assert_eq!(csr.asks_for(WEB), Ok(()));
-        assert!(csr.key().is_none());
+    fn refuses_keys_that_peers_do_not_accept_before_any_signature_is_verified() {
+        for algorithm in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let refused = Asked::parse_der(&der(&key, WEB, names(&[WEB])));
+            assert_eq!(refused.unwrap_err(), InvalidCsr::KeyKind);
+        }
+    }
+
+    #[test]
+    fn refuses_more_names_than_anybody_means() {
+        let key = KeyPair::generate().unwrap();
+        let refused = Asked::parse_der(&der(&key, WEB, names(&[WEB; NAMES_MAX])));
+        assert_eq!(refused.unwrap_err(), InvalidCsr::Names);
+    }
+
+    #[test]
+    fn refuses_a_point_that_is_not_on_the_curve() {
+        let identity: Identity = WEB.parse().unwrap();
+        let mut der = LeafKey::generate().unwrap().csr(&identity).unwrap();
+        let point = der.windows(3).position(|bytes| bytes == [0x42, 0x00, 0x04]).unwrap();
+        der[point + 2..point + 67].fill(0xff);
+        der[point + 2] = 4;
+        assert!(Asked::parse_der(&der).unwrap().prove().is_err());
     }
 
     #[test]
@@ -265,8 +344,9 @@ mod tests {
                 let mut damaged = der.clone();
                 damaged[at] ^= flip;
                 // The parser lets a few bytes round the signed part differ; those inside are covered by the signature.
-                if let Ok(csr) = Csr::parse_der(&damaged) {
-                    assert_eq!(csr.asks_for(WEB), Ok(()), "byte {at}");
+                if let Ok(asked) = Asked::parse_der(&damaged) {
+                    let asks = asked.asks_for(WEB);
+                    assert!(asked.prove().is_err() || asks == Ok(()), "byte {at}");
                 }
             }
             assert!(Csr::parse_der(&der[..at]).is_err());

@@ -92,8 +92,6 @@ pub enum InvalidIssuer {
 /// Why nothing was signed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CannotSign {
-    #[error("the key of the CSR is not ECDSA P-256, which peers require")]
-    KeyKind,
     #[error("cannot say when the certificate should end")]
     Instant,
     #[error(transparent)]
@@ -234,7 +232,7 @@ impl Issuer {
     /// Whether the sender may have that name has been settled before: only the key is taken from the CSR.
     ///
     /// # Errors
-    /// Where the key is not ECDSA P-256, or signing fails.
+    /// Where signing fails.
     pub fn sign(
         &self,
         csr: &Csr,
@@ -242,7 +240,6 @@ impl Issuer {
         now: SystemTime,
         validity: Validity,
     ) -> Result<Leaf, CannotSign> {
-        let key = csr.key().ok_or(CannotSign::KeyKind)?;
         let not_before = now.checked_sub(validity.skew).ok_or(CannotSign::Instant)?;
         let not_after = validity.lifetime.checked_add(validity.skew).and_then(|longest| now.checked_add(longest));
         let not_after = not_after.map_or(self.not_after, |wished| wished.min(self.not_after));
@@ -256,7 +253,7 @@ impl Issuer {
         wish.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         wish.use_authority_key_identifier_extension = true;
-        let signed = wish.signed_by(key, &self.authority.signer).map_err(CannotSign::Sign)?;
+        let signed = wish.signed_by(csr.key(), &self.authority.signer).map_err(CannotSign::Sign)?;
         let certificate = Certificate::from_der(signed.der().clone()).map_err(CannotSign::Read)?;
         Ok(Leaf { certificate, intermediates: self.chain.clone() })
     }

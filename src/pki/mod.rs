@@ -19,7 +19,7 @@ pub mod serving;
 
 pub use bundle::{Bundle, InvalidBundle, NotTrusted};
 pub use certificate::{Certificate, InvalidCertificate};
-pub use csr::{Csr, InvalidCsr, WrongCsr};
+pub use csr::{Asked, Csr, InvalidCsr, WrongCsr};
 pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};
 pub use rotation::{Phase, Request, Rotation};

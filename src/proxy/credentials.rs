@@ -6,6 +6,7 @@
 //! ```text
 //!   key + CSR + token ──Certify──> leaf ──checked──> published ── 70 % of its life ──> again
 //!                        failed: again soon, then with more patience; what there is stays until its NotAfter
+//!                        told that it asks too much: with patience at once
 //! ```
 //!
 //! Start at [`keep`].
@@ -25,12 +26,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::control::{Channel, InvalidControl, Retry};
 use super::settings::{ControlAddr, IdentitySettings, given};
 use super::tls::Tls;
 use crate::mesh::Identity;
+use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::pki::{Bundle, Certificate, InvalidCertificate, LeafKey, NoKey, NotTrusted};
 use crate::telemetry::error_chain;
@@ -50,6 +52,9 @@ const RENEW_AT: std::ops::Range<f64> = 0.65..0.75;
 const RENEW_AT_LATEST: f64 = 0.85;
 /// Under an issuer that is about to end, certificates get shorter and shorter: that must not become a storm of requests.
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
+/// The waits after the identity service said that it is asked for too much. What it has too much of are proxies like this one, so soon is no help.
+const SLOWED_FIRST: Duration = Duration::from_secs(2);
+const SLOWED_LONGEST: Duration = Duration::from_secs(30);
 /// The control plane may be starting too, so its absence is no news before that.
 const QUIET_FOR: Duration = Duration::from_secs(5);
 
@@ -106,6 +111,13 @@ enum Error {
     Timeout,
     #[error(transparent)]
     Answer(#[from] InvalidAnswer),
+}
+
+impl Error {
+    /// Whether the identity service can be asked, but not as often as it is.
+    fn is_too_much(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::ResourceExhausted)
+    }
 }
 
 /// What is wrong with a certificate that the identity service sent.
@@ -209,6 +221,7 @@ async fn renew<F>(
     F: Future<Output = Result<CertifyResponse, Error>>,
 {
     let mut retry = Retry::new();
+    let mut slowed = Backoff::new(SLOWED_FIRST, SLOWED_LONGEST);
     loop {
         let certified = async {
             let (key, request) = ask(settings).await?;
@@ -218,6 +231,7 @@ async fn renew<F>(
         let wait = match certified.await {
             Ok(new) => {
                 retry.reset();
+                slowed.reset();
                 metrics.count("ok");
                 metrics.expiration.set(seconds(new.not_after));
                 metrics.refreshed.set(seconds(now()));
@@ -229,7 +243,8 @@ async fn renew<F>(
             }
             Err(error) => {
                 metrics.count("error");
-                let wait = retry.delay();
+                let soonest = if error.is_too_much() { slowed.delay() } else { Duration::ZERO };
+                let wait = retry.delay().max(soonest);
                 let error = error_chain(&error);
                 if retry.failing_for() < QUIET_FOR {
                     tracing::debug!(error, ?wait, "cannot get a certificate yet");

@@ -36,6 +36,7 @@ use super::metrics::{Event, Labels, Measured, Metrics, Outcome, Requests, Scope,
 use super::orig_proto::{self, OrigProto};
 use super::respond::{self, Asked, Refusal};
 use super::tcp;
+use crate::manifest::names;
 use crate::mesh::Protocol;
 use crate::mesh::connection::Direction;
 use crate::mesh::policy::{Client, ClientTls, Denied, Filter, Meta, Permit, Ratio, ServerPolicy};
@@ -46,6 +47,8 @@ use crate::telemetry::series::Counter;
 
 /// Who the client is, by its certificate: for the app to read, and for no client to write.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
+/// Where the client is, for apps that are told.
+const CLIENT_IP: HeaderName = HeaderName::from_static(names::CLIENT_IP);
 /// What one HTTP/2 stream, and all streams of a connection together, may have under way unread, towards peers and the app alike: as the
 /// proxies of this mesh have it. Discovery may say otherwise for an endpoint.
 pub const HTTP2_STREAM_WINDOW: u32 = 65_535;
@@ -64,6 +67,8 @@ pub struct Http {
     pub in_flight: Arc<Semaphore>,
     /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
     pub keep_alive: (Duration, Duration),
+    /// Whether the app is told the address of each client.
+    pub tells_client_ip: bool,
 }
 
 /// What is the same for all requests of a connection.
@@ -196,6 +201,11 @@ impl Session {
             && let Ok(identity) = HeaderValue::from_str(identity.as_str())
         {
             headers.insert(CLIENT_ID, identity);
+        }
+        if self.http.tells_client_ip
+            && let Ok(ip) = HeaderValue::from_str(&self.client.address.ip().to_string())
+        {
+            headers.insert(CLIENT_IP, ip);
         }
     }
 

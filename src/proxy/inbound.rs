@@ -60,6 +60,8 @@ pub struct Options {
     pub user_timeout: Option<Duration>,
     pub app: AppOptions,
     pub in_flight_max: usize,
+    /// Whether the app is told the address of each HTTP client.
+    pub tells_client_ip: bool,
     /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
     pub http2_keep_alive: (Duration, Duration),
 }
@@ -79,6 +81,7 @@ impl From<&Settings> for Options {
                 idle_timeout: inbound.inbound_http1_connection_pool_idle_timeout,
             },
             in_flight_max: inbound.inbound_max_in_flight,
+            tells_client_ip: inbound.inbound_tell_client_ip,
             http2_keep_alive: (
                 inbound.inbound_server_http2_keep_alive_interval,
                 inbound.inbound_server_http2_keep_alive_timeout,
@@ -166,6 +169,7 @@ impl Inbound {
             drain,
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.min(Semaphore::MAX_PERMITS))),
             keep_alive: options.http2_keep_alive,
+            tells_client_ip: options.tells_client_ip,
         };
         Self { options, tls, policies, connections, http }
     }

@@ -160,6 +160,9 @@ pub struct Inbound {
         value_name = "POLICY"
     )]
     pub inbound_default_policy: DefaultPolicy,
+    /// Whether the app is told the address of each HTTP client, in the header hawser-client-ip
+    #[arg(long, env = "HAWSER_INBOUND_TELL_CLIENT_IP", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub inbound_tell_client_ip: bool,
     /// How long a client may leave its first bytes unfinished
     #[arg(long, env = "LINKERD2_PROXY_INBOUND_DETECT_TIMEOUT", value_parser = duration, default_value = "10s", value_name = "DURATION")]
     pub inbound_detect_timeout: Duration,

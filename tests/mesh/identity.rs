@@ -1,10 +1,13 @@
 //! The identity service over real gRPC on loopback, with an API server that knows three tokens.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::BoxFuture;
+use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
 use hawser::cluster::token_review::{Account, Refused, Reviewer};
 use hawser::control::identity::authority::Signing;
 use hawser::control::identity::certify::{Certify, Metrics, Settings};
@@ -22,20 +25,34 @@ use tonic::{Code, Status};
 const WEB: &str = "web.shop.serviceaccount.identity.hawser.cluster.local";
 const CART: &str = "cart.shop.serviceaccount.identity.hawser.cluster.local";
 const TRUST_DOMAIN: &str = "cluster.local";
+const NO_TOKEN: &str = "the token is not one of a service account (three parts of base64url)";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const SKEW: Duration = Duration::from_secs(20);
 
-/// Knows the token of one service account.
-struct Tokens;
+/// Knows the tokens of two service accounts, and answers once it may.
+struct Tokens {
+    may_answer: watch::Receiver<bool>,
+    /// How many have been asked about, are being, and were at once at most.
+    asked: Arc<AtomicUsize>,
+    under_way: AtomicUsize,
+    under_way_most: Arc<AtomicUsize>,
+}
 
 impl Reviewer for Tokens {
     fn review(&self, token: String) -> BoxFuture<'_, Result<Account, Refused>> {
         Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.under_way_most.fetch_max(self.under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            self.may_answer.clone().wait_for(|may| *may).await.unwrap();
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
             match token.as_str() {
-                "token of web" => Ok(Account { namespace: "shop".into(), service_account: "web".into() }),
-                "expired" => Err(Refused::Invalid("[invalid bearer token, token has expired]".into())),
-                "api server away" => Err(Refused::Timeout),
-                "of a node" => Err(Refused::NoServiceAccount("system:node:worker".into())),
+                "of.cart.token" => Ok(Account { namespace: "shop".into(), service_account: "cart".into() }),
+                token if token.starts_with("of.web.") => {
+                    Ok(Account { namespace: "shop".into(), service_account: "web".into() })
+                }
+                "has.expired.token" => Err(Refused::Invalid("[invalid bearer token, token has expired]".into())),
+                "api-server.is.away" => Err(Refused::Timeout),
+                "of.a.node" => Err(Refused::NoServiceAccount("system:node:worker".into())),
                 _ => Err(Refused::NotAuthenticated),
             }
         })
@@ -49,6 +66,10 @@ struct Identity {
     told: watch::Sender<Option<Arc<Bundle>>>,
     signing: watch::Sender<Option<Arc<Signing>>>,
     registry: Registry,
+    /// Whether the API server answers.
+    may_answer: watch::Sender<bool>,
+    asked: Arc<AtomicUsize>,
+    under_way_most: Arc<AtomicUsize>,
 }
 
 impl Identity {
@@ -65,13 +86,34 @@ impl Identity {
         };
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let certify = Certify::new(settings, signing.subscribe(), Arc::new(Tokens), metrics);
+        let may_answer = watch::Sender::new(true);
+        let tokens = Tokens {
+            may_answer: may_answer.subscribe(),
+            asked: Arc::default(),
+            under_way: AtomicUsize::new(0),
+            under_way_most: Arc::default(),
+        };
+        let (asked, under_way_most) = (tokens.asked.clone(), tokens.under_way_most.clone());
+        let certify = Certify::new(settings, signing.subscribe(), Arc::new(tokens), metrics);
         let told = watch::Sender::new(Some(Arc::new(signing.borrow().as_ref().unwrap().bundle.clone())));
         let trust = Trust::new(told.subscribe(), &mut registry, Drain::new());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let address = serve(any, certify, trust, &Drain::new()).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { client: IdentityClient::new(channel.clone()), channel, signing, told, registry }
+        let client = IdentityClient::new(channel.clone());
+        Self { client, channel, signing, told, registry, may_answer, asked, under_way_most }
+    }
+
+    /// How often the API server has been asked.
+    fn reviews(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// What comes of a request that the pod's proxy says is from `source`.
+    async fn certify_from(&self, source: [u8; 4], request: CertifyRequest) -> Result<CertifyResponse, Status> {
+        let mut request = tonic::Request::new(request);
+        request.metadata_mut().insert("hawser-client-ip", IpAddr::from(source).to_string().parse().unwrap());
+        self.client.clone().certify(request).await.map(tonic::Response::into_inner)
     }
 
     async fn certify(&self, request: CertifyRequest) -> Result<CertifyResponse, Status> {
@@ -92,7 +134,18 @@ impl Identity {
 
 /// What the proxy of `web` asks for.
 fn request() -> CertifyRequest {
-    CertifyRequest { identity: WEB.into(), token: b"token of web".to_vec(), certificate_signing_request: csr(WEB) }
+    CertifyRequest { identity: WEB.into(), token: b"of.web.token".to_vec(), certificate_signing_request: csr(WEB) }
+}
+
+/// What the proxy of `cart` asks for.
+fn of_cart() -> CertifyRequest {
+    CertifyRequest { identity: CART.into(), token: b"of.cart.token".to_vec(), certificate_signing_request: csr(CART) }
+}
+
+fn rsa_csr() -> Vec<u8> {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let asked = rcgen::CertificateParams::new(vec![WEB.into()]).unwrap();
+    asked.serialize_request(&key).unwrap().der().to_vec()
 }
 
 fn csr(name: &str) -> Vec<u8> {
@@ -131,6 +184,21 @@ async fn refuses_a_request_with_a_part_missing_or_broken() {
         (CertifyRequest { identity: String::new(), ..request() }, "missing identity"),
         (CertifyRequest { token: vec![], ..request() }, "missing token"),
         (CertifyRequest { token: vec![0xff], ..request() }, "the token is not text"),
+        (CertifyRequest { identity: "a".repeat(254), ..request() }, "the identity is too long for a DNS name"),
+        (CertifyRequest { token: vec![b'a'; (16 << 10) + 1], ..request() }, "the token is too large"),
+        (CertifyRequest { token: b"two.parts".to_vec(), ..request() }, NO_TOKEN),
+        (CertifyRequest { token: b"one.two.three.four".to_vec(), ..request() }, NO_TOKEN),
+        (CertifyRequest { token: b"an..empty".to_vec(), ..request() }, NO_TOKEN),
+        (CertifyRequest { token: b"not.base64url.!".to_vec(), ..request() }, NO_TOKEN),
+        (CertifyRequest { token: b"ends.with.newline\n".to_vec(), ..request() }, NO_TOKEN),
+        (
+            CertifyRequest { certificate_signing_request: vec![0x30; (4 << 10) + 1], ..request() },
+            "the CSR has 4097 bytes, more than the 4096 that are read",
+        ),
+        (
+            CertifyRequest { certificate_signing_request: rsa_csr(), ..request() },
+            "the key of the CSR is not ECDSA P-256, which peers require",
+        ),
         (CertifyRequest { certificate_signing_request: vec![], ..request() }, "the CSR is empty"),
         (
             CertifyRequest { certificate_signing_request: b"-----BEGIN".to_vec(), ..request() },
@@ -139,6 +207,83 @@ async fn refuses_a_request_with_a_part_missing_or_broken() {
     ] {
         assert_eq!(identity.refuses(broken).await, (Code::InvalidArgument, message.into()));
     }
+    assert_eq!(identity.reviews(), 0, "the API server was asked for nothing");
+}
+
+#[tokio::test]
+async fn what_costs_nothing_to_see_is_refused_before_a_signature_is_verified() {
+    let identity = Identity::start(SystemTime::now()).await;
+    let mut unsigned = csr(CART);
+    *unsigned.last_mut().unwrap() ^= 1;
+    let refused = identity.refuses(CertifyRequest { certificate_signing_request: unsigned, ..request() }).await;
+    assert!(refused.1.contains("is for the DNS name"), "{}", refused.1);
+    let mut unsigned = csr(WEB);
+    *unsigned.last_mut().unwrap() ^= 1;
+    let broken = CertifyRequest { certificate_signing_request: unsigned, ..request() };
+    let refused = identity.refuses(CertifyRequest { token: b"no token".to_vec(), ..broken.clone() }).await;
+    assert_eq!(refused.1, NO_TOKEN);
+    // And that before the API server is asked.
+    assert_eq!(identity.refuses(broken).await.1, "the CSR is not signed by the key that it is for");
+    assert_eq!(identity.reviews(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_in_a_loop_is_slowed_and_nobody_else_is() {
+    let identity = Identity::start(SystemTime::now()).await;
+    let answers = join_all((0..50).map(|_| identity.certify_from([10, 0, 0, 1], request()))).await;
+    let slowed: Vec<&Status> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert!(!slowed.is_empty(), "nobody slowed it");
+    for refused in &slowed {
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("with this token"), "{refused}");
+    }
+    assert_eq!(identity.reviews(), answers.len() - slowed.len(), "the API server was asked for those refused too");
+    // Another pod of the same service account, and another service account from the same node.
+    let sibling = CertifyRequest { token: b"of.web.sibling".to_vec(), ..request() };
+    assert!(identity.certify_from([10, 0, 0, 2], sibling).await.is_ok());
+    assert!(identity.certify_from([10, 0, 0, 1], of_cart()).await.is_ok());
+    let metrics = identity.metrics();
+    let line = format!(r#"hawser_identity_slowed_total{{limit="token"}} {}"#, slowed.len());
+    assert!(metrics.contains(&line), "{metrics}");
+}
+
+#[tokio::test]
+async fn whoever_sends_forged_tokens_is_slowed_whatever_their_number() {
+    let identity = Identity::start(SystemTime::now()).await;
+    let mut slowed = 0;
+    for round in 0..5 {
+        let forged = |n: usize| CertifyRequest { token: format!("forged.{round}.{n}").into_bytes(), ..request() };
+        let answers = join_all((0..40).map(|n| identity.certify_from([10, 0, 0, 1], forged(n)))).await;
+        slowed += answers.iter().filter(|answer| is_slowed(answer, "come from this address")).count();
+    }
+    assert!(slowed > 0 && identity.reviews() < 200, "{slowed} slowed, {} reviewed", identity.reviews());
+    assert!(identity.certify_from([10, 0, 0, 2], request()).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_requests_under_way_and_a_slow_api_server_so_many_questions() {
+    let identity = Identity::start(SystemTime::now()).await;
+    identity.may_answer.send_replace(false);
+    let asks = |source: u8, n: usize| {
+        let request = CertifyRequest { token: format!("of.web.{source}-{n}").into_bytes(), ..request() };
+        identity.certify_from([10, 0, 0, source], request)
+    };
+    // More than one address may: the first beyond are refused, while the API server has answered nobody.
+    let mut of_one: FuturesUnordered<_> = (0..80).map(|n| asks(1, n)).collect();
+    for _ in 0..80 - 64 {
+        let refused = tokio::time::timeout(Duration::from_secs(60), of_one.next()).await.expect("an answer in time");
+        assert!(is_slowed(&refused.unwrap(), "from this address are under way"));
+    }
+    // Others get a place; the API server is asked no more at once than before.
+    let mut of_another: FuturesUnordered<_> = (0..10).map(|n| asks(2, n)).collect();
+    let answered = tokio::time::timeout(Duration::from_secs(1), of_another.next()).await;
+    assert!(answered.is_err() || is_slowed(&answered.unwrap().unwrap(), "the API server"), "they wait");
+    assert!(identity.under_way_most.load(Ordering::SeqCst) <= 64);
+    identity.may_answer.send_replace(true);
+    while let Some(answer) = of_one.next().await {
+        assert!(answer.is_ok() || is_slowed(&answer, "the API server"), "{answer:?}");
+    }
+    assert!(identity.certify_from([10, 0, 0, 3], of_cart()).await.is_ok());
 }
 
 #[tokio::test]
@@ -157,14 +302,15 @@ async fn refuses_once_the_issuer_has_ended() {
     assert_eq!(refused.0, Code::Unknown);
     assert!(refused.1.contains("expired"), "{}", refused.1);
     // Before the CSR's names and the token are looked at.
-    let other = CertifyRequest { identity: CART.into(), token: b"expired".to_vec(), ..request() };
+    let other = CertifyRequest { identity: CART.into(), token: b"has.expired.token".to_vec(), ..request() };
     assert_eq!(identity.refuses(other).await.0, Code::Unknown);
 }
 
 #[tokio::test]
 async fn refuses_a_csr_for_another_name_before_the_token_is_reviewed() {
     let identity = Identity::start(SystemTime::now()).await;
-    let other = CertifyRequest { certificate_signing_request: csr(CART), token: b"expired".to_vec(), ..request() };
+    let other =
+        CertifyRequest { certificate_signing_request: csr(CART), token: b"has.expired.token".to_vec(), ..request() };
     let refused = identity.refuses(other).await;
     assert_eq!(refused.0, Code::FailedPrecondition, "{}", refused.1);
 }
@@ -181,10 +327,10 @@ async fn refuses_a_csr_for_another_service_account() {
 async fn refuses_tokens_that_prove_nothing_each_with_its_code() {
     let identity = Identity::start(SystemTime::now()).await;
     for (token, code) in [
-        ("forged", Code::FailedPrecondition),
-        ("expired", Code::InvalidArgument),
-        ("of a node", Code::InvalidArgument),
-        ("api server away", Code::Internal),
+        ("a.forged.token", Code::FailedPrecondition),
+        ("has.expired.token", Code::InvalidArgument),
+        ("of.a.node", Code::InvalidArgument),
+        ("api-server.is.away", Code::Internal),
     ] {
         let refused = identity.refuses(CertifyRequest { token: token.into(), ..request() }).await;
         assert_eq!(refused.0, code, "{token}: {}", refused.1);
@@ -200,6 +346,10 @@ async fn refuses_a_request_that_is_too_large() {
     let refused = identity.refuses(CertifyRequest { token: vec![b'a'; 65 << 10], ..request() }).await;
     assert_eq!(refused.0, Code::OutOfRange, "{}", refused.1);
     assert!(identity.certify(request()).await.is_ok(), "and goes on with others");
+}
+
+fn is_slowed(answer: &Result<CertifyResponse, Status>, reason: &str) -> bool {
+    answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted && status.message().contains(reason))
 }
 
 async fn told(stream: &mut tonic::Streaming<hawser::wire::trust::Bundle>) -> Bundle {

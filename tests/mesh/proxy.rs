@@ -90,7 +90,7 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
-    std::fs::write(&token, "shop/web").unwrap();
+    std::fs::write(&token, "of.shop.web").unwrap();
     let authority = Authority::new();
     authority.serve_in(&pod);
     app(&pod);
@@ -135,7 +135,7 @@ fn anchors(pod: &Namespace) -> Result<usize, String> {
 fn a_proxy_learns_a_new_anchor_while_it_runs_and_knows_it_after_a_restart_of_its_container() {
     let (pod, folder) = (Namespace::new(), tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
-    std::fs::write(&token, "shop/web").unwrap();
+    std::fs::write(&token, "of.shop.web").unwrap();
     let authority = Authority::new();
     authority.serve_in(&pod);
     let start = || {
@@ -180,7 +180,7 @@ fn of_both_families(settings: &[&str]) -> (Namespace, Namespace, Proxy, tempfile
     pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
-    std::fs::write(&token, "shop/web").unwrap();
+    std::fs::write(&token, "of.shop.web").unwrap();
     let authority = Authority::new();
     authority.serve_in(&pod);
     app_on(&other, "[::]:8000");

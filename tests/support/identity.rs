@@ -1,4 +1,4 @@
-//! An identity service that believes any token: the token itself says whose it is, as `NAMESPACE/SERVICE-ACCOUNT`.
+//! An identity service that believes any token: the token itself says whose it is, as `of.NAMESPACE.SERVICE-ACCOUNT`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,8 @@ struct AnyToken;
 
 impl Reviewer for AnyToken {
     fn review(&self, token: String) -> BoxFuture<'_, Result<Account, Refused>> {
-        let (namespace, service_account) = token.trim().split_once('/').expect("a token as this service knows them");
+        let said = token.strip_prefix("of.").and_then(|said| said.split_once('.'));
+        let (namespace, service_account) = said.expect("a token as this service knows them");
         let account = Account { namespace: namespace.into(), service_account: service_account.into() };
         Box::pin(async { Ok(account) })
     }

@@ -1,11 +1,12 @@
 //! Answers a proxy that asks for a certificate: checks one thing after the other, then signs.
 //!
-//! In: the name a pod wants, its token and its CSR. Out: a leaf with its issuer, or the first reason against it. Order, codes and
-//! messages are those that proxies and their operators know.
+//! In: the name a pod wants, its token and its CSR. Out: a leaf with its issuer, or the first reason against it. Codes and messages are those that
+//! proxies and their operators know, and what costs least is asked first: shapes and names, then how often, then the signature of the CSR, and
+//! the API server last.
 //!
 //! Start at [`Certify::certify`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,16 +19,24 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Response, Status};
 
 use super::authority::Signing;
+use super::limits::{Limits, Source, TooMuch};
 use crate::cluster::token_review::{Account, Refused, Reviewer};
 use crate::mesh::Identity;
-use crate::pki::{Csr, Leaf, Validity};
+use crate::pki::{Asked, Leaf, Validity};
 use crate::wire::identity::identity_server;
 use crate::wire::identity::{CertifyRequest, CertifyResponse};
 
-/// How many token reviews may be under way. The API server answers in milliseconds and has others to serve;
+/// Tokens of Kubernetes are one or two KiB.
+const TOKEN_BYTES_MAX: usize = 16 << 10;
+/// The longest DNS name, in its text form.
+const NAME_BYTES_MAX: usize = 253;
+/// How many token reviews may be under way. The API server answers in milliseconds and has others to serve. Who waits for one has a place
+/// among the requests under way, of which there are so many at most;
 const REVIEWS_MAX: usize = 64;
 /// past this wait the proxy had better ask another replica.
 const REVIEW_WAIT: Duration = Duration::from_secs(5);
+/// How often it is said in the log that somebody is slowed: whoever asks in a loop should not fill it.
+const SLOWED_PAUSE: Duration = Duration::from_secs(10);
 /// The seconds that answers take: mostly those of a token review.
 const BUCKETS: [f64; 8] = [0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0];
 
@@ -37,6 +46,9 @@ pub struct Certify {
     signing: watch::Receiver<Option<Arc<Signing>>>,
     reviewer: Arc<dyn Reviewer>,
     reviews: Semaphore,
+    limits: Limits,
+    /// When it was last said that somebody is slowed.
+    slowed_at: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
@@ -53,6 +65,7 @@ pub struct Settings {
 pub struct Metrics {
     issued: Counter,
     refused: Family<Refusal, Counter>,
+    slowed: Family<Slowed, Counter>,
     duration: Histogram,
 }
 
@@ -61,15 +74,29 @@ struct Refusal {
     code: String,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Slowed {
+    limit: &'static str,
+}
+
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics =
-            Self { issued: Counter::default(), refused: Family::default(), duration: Histogram::new(BUCKETS) };
+        let metrics = Self {
+            issued: Counter::default(),
+            refused: Family::default(),
+            slowed: Family::default(),
+            duration: Histogram::new(BUCKETS),
+        };
         registry.register("hawser_identity_issued", "Certificates issued to proxies", metrics.issued.clone());
         registry.register(
             "hawser_identity_refused",
             "Requests for certificates that were refused, by gRPC code",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "hawser_identity_slowed",
+            "Requests that were refused for now, because too many come, by the limit they met",
+            metrics.slowed.clone(),
         );
         registry.register(
             "hawser_identity_certify_duration_seconds",
@@ -87,45 +114,70 @@ impl Certify {
         reviewer: Arc<dyn Reviewer>,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, signing, reviewer, reviews: Semaphore::new(REVIEWS_MAX), metrics }
+        let (reviews, limits, slowed_at) = (Semaphore::new(REVIEWS_MAX), Limits::default(), Mutex::default());
+        Self { settings, signing, reviewer, reviews, limits, slowed_at, metrics }
+    }
+
+    /// What is the same for all that is asked of this role.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What whoever asks too much is told.
+    pub(super) fn slow(&self, source: Source, too_much: TooMuch) -> Status {
+        self.metrics.slowed.get_or_create(&Slowed { limit: too_much.as_str() }).inc();
+        self.metrics.refused.get_or_create(&Refusal { code: name(Code::ResourceExhausted).into() }).inc();
+        let mut slowed_at = self.slowed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if slowed_at.is_none_or(|at| at.elapsed() >= SLOWED_PAUSE) {
+            *slowed_at = Some(Instant::now());
+            tracing::warn!(%source, reason = %too_much, "slowing requests; more of this is counted in hawser_identity_slowed_total");
+        }
+        Status::resource_exhausted(too_much.to_string())
     }
 
     /// Signs what `asked` asks for, if its token proves that it may have it.
-    async fn certify(&self, asked: CertifyRequest) -> Result<Leaf, Status> {
+    async fn certify(&self, source: Source, asked: CertifyRequest) -> Result<Leaf, Status> {
         let CertifyRequest { identity: requested, token, certificate_signing_request } = asked;
         let signing = self.signing.borrow().clone();
         let signing = signing.ok_or_else(|| Status::unavailable("cert issuer not ready yet"))?;
         if requested.is_empty() {
             return Err(Status::invalid_argument("missing identity"));
         }
-        if token.is_empty() {
-            return Err(Status::invalid_argument("missing token"));
+        if requested.len() > NAME_BYTES_MAX {
+            return Err(Status::invalid_argument("the identity is too long for a DNS name"));
         }
-        let token = String::from_utf8(token).map_err(|_| Status::invalid_argument("the token is not text"))?;
-        let csr = Csr::parse_der(&certificate_signing_request)
+        let token = shaped(token).map_err(Status::invalid_argument)?;
+        let csr = Asked::parse_der(&certificate_signing_request)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = SystemTime::now();
         signing.check(now).map_err(|error| Status::unknown(error.to_string()))?;
         csr.asks_for(&requested).map_err(|error| Status::failed_precondition(error.to_string()))?;
-        let found = self.proven(token).await?;
+        let slow = |too_much| self.slow(source, too_much);
+        self.limits.token(token.as_bytes(), Instant::now().into_std()).map_err(slow)?;
+        let csr = csr.prove().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let found = self.proven(source, token).await?;
         if found.as_str() != requested {
             return Err(Status::failed_precondition(format!(
                 "requested identity did not match provided token: requested={requested}; found={found}"
             )));
         }
+        self.limits.identity(&found, Instant::now().into_std()).map_err(slow)?;
         let signed = signing.issuer.sign(&csr, &found, now, self.settings.validity);
         signed.map_err(|error| Status::internal(error.to_string()))
     }
 
     /// The identity that `token` proves.
-    async fn proven(&self, token: String) -> Result<Identity, Status> {
+    async fn proven(&self, source: Source, token: String) -> Result<Identity, Status> {
         let permit = timeout(REVIEW_WAIT, self.reviews.acquire()).await;
-        let _permit = permit.map_err(|_| Status::unavailable("too many token reviews are under way"))?;
+        let _permit = permit.map_err(|_| self.slow(source, TooMuch::Reviews))?;
         let Account { namespace, service_account } = self.reviewer.review(token).await.map_err(|refused| {
             let message = match &refused {
                 Refused::Api(cause) => format!("{refused}: {cause}"),
                 refused => refused.to_string(),
             };
+            if !matches!(refused, Refused::Api(_) | Refused::Timeout) {
+                self.limits.refused(source, Instant::now().into_std());
+            }
             match refused {
                 Refused::Api(_) | Refused::Timeout => Status::internal(message),
                 Refused::Invalid(_) | Refused::NoServiceAccount(_) => Status::invalid_argument(message),
@@ -142,9 +194,11 @@ impl Certify {
 impl identity_server::Identity for Certify {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let began = Instant::now();
+        let source = request.extensions().get::<Source>().copied().unwrap_or(Source::from([0, 0, 0, 0]));
         let asked = request.into_inner();
-        let requested = asked.identity.clone();
-        let certified = self.certify(asked).await;
+        // For the log, where no more of it is of use than a name can have.
+        let requested: String = asked.identity.chars().take(NAME_BYTES_MAX).collect();
+        let certified = self.certify(source, asked).await;
         self.metrics.duration.observe(began.elapsed().as_secs_f64());
         match certified {
             Ok(leaf) => {
@@ -159,6 +213,9 @@ impl identity_server::Identity for Certify {
             }
             Err(refused) => {
                 let (code, reason) = (refused.code(), refused.message());
+                if code == Code::ResourceExhausted {
+                    return Err(refused); // counted, and said, where it was decided
+                }
                 self.metrics.refused.get_or_create(&Refusal { code: name(code).into() }).inc();
                 match code {
                     // Every proxy of a starting cluster hears this, and asks again.
@@ -172,12 +229,29 @@ impl identity_server::Identity for Certify {
     }
 }
 
+/// A token that may be shown to the API server: of the size and shape of those of Kubernetes (RFC 7515 section 7.1), whatever they say.
+fn shaped(token: Vec<u8>) -> Result<String, &'static str> {
+    match token.len() {
+        0 => return Err("missing token"),
+        length if length > TOKEN_BYTES_MAX => return Err("the token is too large"),
+        _ => {}
+    }
+    let token = String::from_utf8(token).map_err(|_| "the token is not text")?;
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let is_token = token.split('.').count() == 3 && token.split('.').all(is_part);
+    if is_token { Ok(token) } else { Err("the token is not one of a service account (three parts of base64url)") }
+}
+
 /// The code as gRPC writes it.
 fn name(code: Code) -> &'static str {
     match code {
         Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::Internal => "INTERNAL",
         Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::Unavailable => "UNAVAILABLE",
         _ => "UNKNOWN",
     }

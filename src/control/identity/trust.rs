@@ -5,7 +5,6 @@
 //!
 //! Start at [`Trust::answer`].
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +17,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+use super::limits::Place;
 use crate::net::drain::Drain;
 use crate::pki::Bundle;
 use crate::wire::trust::{Bundle as Told, WatchRequest};
@@ -45,20 +45,22 @@ impl Trust {
     pub(super) async fn answer(
         &self,
         request: http::Request<Incoming>,
-    ) -> Result<http::Response<tonic::body::Body>, Infallible> {
+        place: Place,
+    ) -> http::Response<tonic::body::Body> {
+        let place = Arc::new(place);
         let watch = |asked: Request<WatchRequest>| {
             tracing::debug!(bundle = asked.get_ref().bundle_sha256, "a proxy wants to be told the bundle");
-            let stream = self.stream();
+            let stream = self.stream(place.clone());
             async move { Ok::<_, Status>(Response::new(stream)) }
         };
         let mut grpc = tonic::server::Grpc::new(ProstCodec::<Told, WatchRequest>::default());
-        Ok(grpc.server_streaming(tower::service_fn(watch), request).await)
+        grpc.server_streaming(tower::service_fn(watch), request).await
     }
 
-    fn stream(&self) -> BoxStream<'static, Result<Told, Status>> {
+    fn stream(&self, place: Arc<Place>) -> BoxStream<'static, Result<Told, Status>> {
         let mut bundle = self.bundle.clone();
         bundle.mark_changed();
-        let state = (bundle, Counted::new(self.subscribers.clone()), self.drain.clone());
+        let state = (bundle, (Counted::new(self.subscribers.clone()), place), self.drain.clone());
         let told = stream::unfold(state, |(mut bundle, counted, drain)| async move {
             loop {
                 tokio::select! {

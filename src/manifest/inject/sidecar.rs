@@ -368,7 +368,12 @@ fn environment(mesh: &Mesh<'_>, effective: &Effective, wish: Wish, ports: &AppPo
     env.set("IDENTITY_DIR", END_ENTITY_DIR);
     match mesh.place {
         Place::App { bundle } => env.set("IDENTITY_TRUST_ANCHORS", bundle),
-        Place::ControlPlane(_) => env.raw("HAWSER_TRUST_BUNDLE_FILE", names::BUNDLE_FILE),
+        Place::ControlPlane(role) => {
+            env.raw("HAWSER_TRUST_BUNDLE_FILE", names::BUNDLE_FILE);
+            if role == Role::Identity {
+                env.raw("HAWSER_INBOUND_TELL_CLIENT_IP", "true");
+            }
+        }
     }
     env.set("IDENTITY_TOKEN_FILE", format!("{TOKEN_DIR}/{TOKEN_VOLUME}"));
     env.set("IDENTITY_SVC_ADDR", address(Role::Identity, names::IDENTITY, names::IDENTITY_PORT));

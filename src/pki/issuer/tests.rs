@@ -1,4 +1,3 @@
-use rcgen::{PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, SanType};
 use x509_parser::extensions::ParsedExtension;
 
 use super::*;
@@ -94,19 +93,6 @@ fn an_issuer_never_outlives_its_anchor() {
     let late = anchor.certificate().not_after() - DAY;
     let issuer = anchor.create_issuer(TRUST_DOMAIN, late).unwrap();
     assert_eq!(issuer.not_after(), anchor.certificate().not_after());
-}
-
-#[test]
-fn refuses_to_certify_an_rsa_key() {
-    let (_, issuer, _) = world();
-    for kind in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P384_SHA384] {
-        let mut asked = CertificateParams::default();
-        asked.distinguished_name = common_name(WEB);
-        asked.subject_alt_names = vec![SanType::DnsName(WEB.try_into().unwrap())];
-        let der = asked.serialize_request(&KeyPair::generate_for(kind).unwrap()).unwrap();
-        let csr = Csr::parse_der(der.der()).unwrap();
-        assert_eq!(issuer.sign(&csr, &web(), now(), VALIDITY).unwrap_err(), CannotSign::KeyKind);
-    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ struct Authority {
     /// The public keys it was asked to certify: the CSRs, for each has its own key.
     asked: Mutex<Vec<(Duration, Vec<u8>)>>,
     is_away: Mutex<bool>,
+    has_too_much: Mutex<bool>,
 }
 
 impl Authority {
@@ -34,6 +35,7 @@ impl Authority {
             began: Instant::now(),
             asked: Mutex::default(),
             is_away: Mutex::default(),
+            has_too_much: Mutex::default(),
         }
     }
 
@@ -45,6 +47,9 @@ impl Authority {
         self.asked.lock().unwrap().push((self.began.elapsed(), request.certificate_signing_request.clone()));
         if *self.is_away.lock().unwrap() {
             return Err(Error::Timeout);
+        }
+        if *self.has_too_much.lock().unwrap() {
+            return Err(Error::Refused(Status::resource_exhausted("too many requests")));
         }
         Ok(self.sign(&request.certificate_signing_request, &request.identity))
     }
@@ -129,6 +134,26 @@ async fn asks_again_within_a_second_while_the_control_plane_starts() {
     assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] < Duration::from_secs(1)), "{attempts:?}");
     let failed = metrics.refreshes.get_or_create(&Refresh { result: "error" }).get();
     assert_eq!(failed, attempts.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn asks_a_service_that_has_too_much_to_do_rarely_and_not_in_step_with_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first_waits = HashSet::new();
+    for _ in 0..10 {
+        let (authority, metrics) = (Authority::new(), Metrics::default());
+        *authority.has_too_much.lock().unwrap() = true;
+        let (settings, credentials) = (settings(&folder), watch::Sender::new(None));
+        let held = run_for(Duration::from_secs(300), &authority, &settings, &credentials, &metrics).await;
+        assert!(held.is_none());
+        let attempts = authority.attempts();
+        assert!((8..=30).contains(&attempts.len()), "{attempts:?}");
+        assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] >= SLOWED_FIRST / 2), "{attempts:?}");
+        first_waits.insert(attempts[1] - attempts[0]);
+        *authority.has_too_much.lock().unwrap() = false;
+        assert!(run_for(Duration::from_secs(10), &authority, &settings, &credentials, &metrics).await.is_some());
+    }
+    assert!(first_waits.len() > 5, "{first_waits:?}");
 }
 
 #[tokio::test(start_paused = true)]

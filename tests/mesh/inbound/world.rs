@@ -158,6 +158,7 @@ impl Pod {
             app: AppOptions { connect_timeout: Duration::from_secs(1), idle_timeout: Duration::from_secs(3) },
             in_flight_max: Self::IN_FLIGHT_MAX,
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
+            tells_client_ip: true,
         };
         let inbound = Inbound::new(options, tls, policies.clone(), connections.clone(), metrics.clone(), drain.clone());
         Self { authority, connections, metrics, drain, policies, inbound: Arc::new(inbound) }
