@@ -43,6 +43,16 @@ fn are_certified(snapshot: &Snapshot, of_control_plane: bool) -> Verdict {
     })
 }
 
+/// By what the proxies measured themselves: those that have not are left out, for older ones cannot.
+pub(super) fn clocks_agree(snapshot: &Snapshot) -> Verdict {
+    let off = snapshot.clocks.iter().filter(|(_, offset)| offset.is_off());
+    let lines = off.map(|((namespace, pod), offset)| format!("{namespace}/{pod}: clock is {offset} identity's"));
+    match snapshot.clocks.len() {
+        0 => Verdict::Skipped,
+        measured => Verdict::unless(lines.collect()).with(measured),
+    }
+}
+
 pub(super) fn proxies_are_present(snapshot: &Snapshot) -> Verdict {
     judge(|| {
         let mut count = 0;
@@ -168,6 +178,7 @@ mod tests {
     use super::*;
     use crate::checks::leaf::tests::{DAY, now};
     use crate::checks::tests::{fails, forbidden, healthy, is_unknown, passes};
+    use crate::mesh::clock::Offset;
 
     /// The data plane's only pod.
     fn web(snapshot: &mut Snapshot) -> &mut Pod {
@@ -245,6 +256,18 @@ mod tests {
         web(&mut snapshot).metadata.annotations =
             Some(serde_json::from_value(json!({names::INJECT: "disabled"})).unwrap());
         assert!(passes(namespaces_are_meshed, &snapshot));
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named_with_how_far() {
+        let mut snapshot = healthy();
+        assert!(passes(clocks_agree, &snapshot));
+        snapshot.clocks.insert(("shop".into(), "web-1".into()), Offset { offset_ms: -94_000, within_ms: 3 });
+        assert_eq!(fails(clocks_agree, &snapshot), ["shop/web-1: clock is 94 s behind identity's"]);
+        snapshot.clocks.insert(("shop".into(), "web-1".into()), Offset { offset_ms: -94_000, within_ms: 90_000 });
+        assert!(passes(clocks_agree, &snapshot), "it may be the measurement");
+        snapshot.clocks.clear();
+        assert_eq!(clocks_agree(&snapshot), Verdict::Skipped);
     }
 
     #[test]

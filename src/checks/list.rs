@@ -270,6 +270,15 @@ pub const CHECKS: &[Check] = &[
         verdict: data_plane::proxies_are_certified,
     },
     Check {
+        id: "proxies-clock",
+        category: DATA_PLANE,
+        stage: Stage::Installed,
+        title: "the proxies' clocks agree with the identity role's",
+        severity: Severity::Warning,
+        hint: "set the clocks of their nodes by NTP: a clock that is behind takes new certificates for not valid yet, one ahead good ones for expired",
+        verdict: data_plane::clocks_agree,
+    },
+    Check {
         id: "proxies-bundle",
         category: DATA_PLANE,
         stage: Stage::Installed,

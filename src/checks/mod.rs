@@ -30,6 +30,8 @@ use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::mesh::clock::Offset;
+
 /// Everything the checks look at, as it was at one time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -58,6 +60,8 @@ pub struct Snapshot {
     pub namespace: Option<String>,
     /// What proxies showed in a handshake, by namespace and name of the pod.
     pub shown: BTreeMap<(String, String), Fact<Vec<CertificateDer<'static>>>>,
+    /// How far the clocks of proxies are from the identity role's, by their own word; none of those that have not measured it, or do not tell.
+    pub clocks: BTreeMap<(String, String), Offset>,
     /// What the injector showed; none where there was no pod of it to ask.
     pub webhook_shown: Option<Fact<Vec<CertificateDer<'static>>>>,
     /// What `install` creates, and whether we may; empty where it was not asked.

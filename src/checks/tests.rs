@@ -53,6 +53,7 @@ pub(crate) fn healthy() -> Snapshot {
         pods: Ok(pods),
         namespace: None,
         shown,
+        clocks: BTreeMap::from([(("shop".into(), "web-1".into()), Offset { offset_ms: -40, within_ms: 3 })]),
         webhook_shown: Some(Ok(serving)),
         permissions: Ok(BTreeMap::new()),
     }

@@ -25,6 +25,7 @@ use super::words;
 use crate::checks::proxy_pod::{ProxyPod, State};
 use crate::checks::{Fact, Snapshot, Stage, Unread};
 use crate::manifest::names;
+use crate::mesh::clock::Offset;
 use crate::mesh::places;
 
 /// How many pods are asked at once. Each costs a connection to the API server and one of its kubelet's; past this the API
@@ -185,12 +186,17 @@ pub async fn read(cluster: &Cluster, wanted: &Wanted) -> Snapshot {
         pods,
         namespace: wanted.namespace.clone(),
         shown: BTreeMap::new(),
+        clocks: BTreeMap::new(),
         webhook_shown: None,
         permissions,
     };
     if wanted.stage == Stage::Installed {
         let (shown, webhook_shown) = tokio::join!(proxies_shown(client, &snapshot), webhook_shown(client, &snapshot));
-        (snapshot.shown, snapshot.webhook_shown) = (shown, webhook_shown);
+        for (pod, (shown, clock)) in shown {
+            snapshot.clocks.extend(clock.map(|clock| (pod.clone(), clock)));
+            snapshot.shown.insert(pod, shown);
+        }
+        snapshot.webhook_shown = webhook_shown;
     }
     // The handshakes took a while, and certificates are judged by the time of their showing.
     snapshot.now = SystemTime::now();
@@ -263,8 +269,11 @@ async fn permissions(client: &kube::Client, wanted: &Wanted) -> Fact<BTreeMap<&'
 
 type Chain = Vec<CertificateDer<'static>>;
 
-/// A handshake with the proxy of every pod that is ready for one.
-async fn proxies_shown(client: &kube::Client, snapshot: &Snapshot) -> BTreeMap<(String, String), Fact<Chain>> {
+/// A handshake with the proxy of every pod that is ready for one, and what it says of its clock.
+async fn proxies_shown(
+    client: &kube::Client,
+    snapshot: &Snapshot,
+) -> BTreeMap<(String, String), (Fact<Chain>, Option<Offset>)> {
     let pods = snapshot.pods.iter().flatten().filter(|pod| {
         let namespace = pod.metadata.namespace.as_ref();
         let is_wanted = namespace == Some(&snapshot.control_namespace)
@@ -275,15 +284,15 @@ async fn proxies_shown(client: &kube::Client, snapshot: &Snapshot) -> BTreeMap<(
     let proxies =
         proxies.filter(|proxy| proxy.state == State::Ready && proxy.control_namespace == snapshot.control_namespace);
     let ask = async |proxy: ProxyPod| {
-        let shown = match &proxy.identity {
-            None => Err(Unread("the pod does not say who it should be".into())),
-            Some(identity) => {
-                let to =
-                    PodPort { namespace: proxy.namespace.clone(), pod: proxy.name.clone(), port: proxy.admin_port };
-                show(client, &to, identity.as_str()).await
+        let to = PodPort { namespace: proxy.namespace.clone(), pod: proxy.name.clone(), port: proxy.admin_port };
+        let shown = async {
+            match &proxy.identity {
+                None => Err(Unread("the pod does not say who it should be".into())),
+                Some(identity) => show(client, &to, identity.as_str()).await,
             }
         };
-        ((proxy.namespace, proxy.name), shown)
+        let told = tokio::join!(shown, clock(client, &to));
+        ((proxy.namespace, proxy.name), told)
     };
     each(proxies.collect(), ask, || ()).await.into_iter().collect()
 }
@@ -301,6 +310,16 @@ async fn webhook_shown(client: &kube::Client, snapshot: &Snapshot) -> Option<Fac
         port: names::INJECTOR_PORT,
     };
     Some(show(client, &to, &format!("{}.{}.svc", names::INJECTOR, snapshot.control_namespace)).await)
+}
+
+/// What a proxy says of its clock: nothing, where it is another mesh's, cannot be asked, or was not told the time yet.
+async fn clock(client: &kube::Client, to: &PodPort) -> Option<Offset> {
+    #[derive(serde::Deserialize)]
+    struct Trust {
+        clock: Option<Offset>,
+    }
+    let body = port_forward::body_at(client, to, "/trust").await.ok()?;
+    serde_json::from_slice::<Trust>(&body).ok()?.clock
 }
 
 async fn show(client: &kube::Client, to: &PodPort, name: &str) -> Fact<Chain> {

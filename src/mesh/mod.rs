@@ -1,5 +1,6 @@
 //! The words of the domain: who (identity), what was measured of a connection, what it speaks, who may (policy, by route).
 
+pub mod clock;
 pub mod connection;
 pub mod edges;
 pub mod endpoint;

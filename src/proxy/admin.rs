@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use super::clock::Clock;
 use super::connections::Table;
 use super::credentials::Credentials;
 use super::detect::{Patience, Spoken, detect_client};
@@ -31,6 +32,7 @@ use super::metrics::Metrics;
 use super::policy::Policies;
 use super::tls::{Alpn, Tls};
 use crate::mesh::Identity;
+use crate::mesh::clock::Offset;
 use crate::mesh::connection::Security;
 use crate::mesh::policy::{Client, ClientTls, Denied};
 use crate::net::drain::Drain;
@@ -70,6 +72,7 @@ pub struct Admin {
 /// What there is from the bundle on.
 pub struct Secured {
     pub bundle: watch::Receiver<Arc<Bundle>>,
+    pub clock: Clock,
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub policies: Policies,
     pub tls: Tls,
@@ -83,6 +86,8 @@ struct Trust {
     bundle: String,
     anchors: Vec<Anchor>,
     certificate: Option<Leaf>,
+    /// How far this clock is ahead of the identity role's; none before it was told the time.
+    clock: Option<Offset>,
 }
 
 #[derive(Debug, Serialize)]
@@ -233,6 +238,7 @@ impl Admin {
             identity: secured.tls.identity(),
             bundle: bundle.sha256_hex(),
             anchors: anchors.collect(),
+            clock: secured.clock.last(),
             certificate: credentials.map(|credentials| Leaf {
                 serial: credentials.leaf.serial().into(),
                 issuer: credentials.leaf.issuer().into(),

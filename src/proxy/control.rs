@@ -226,6 +226,14 @@ impl Channel {
         self.inner.attempts_failed.load(Ordering::Relaxed)
     }
 
+    /// Waits until there is a connection.
+    ///
+    /// # Errors
+    /// Where there is none in time.
+    pub(super) async fn connected(&self) -> Result<(), Status> {
+        self.sender().await.map(drop)
+    }
+
     async fn send(&self, request: Request<Body>) -> Result<Response<Answer>, Status> {
         let started = self.requests.as_ref().map(Requests::start);
         match self.ask(request).await {

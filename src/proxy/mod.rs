@@ -12,6 +12,7 @@ pub mod await_ready;
 pub mod backend;
 pub mod balance;
 pub mod client;
+pub mod clock;
 pub mod connections;
 pub mod control;
 pub mod credentials;
@@ -45,6 +46,7 @@ pub use settings::Settings;
 
 use self::admin::{Admin, Secured};
 use self::client::Connector;
+use self::clock::Clock;
 use self::connections::Table;
 use self::control::Channel;
 use self::discovery::Discovery;
@@ -126,8 +128,15 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
             identity_metrics,
             tasks.clone(),
         ));
-        let following =
-            trust::follow(trust_settings(&settings), tls.clone(), bundle_sender, metrics.clone(), tasks.clone());
+        let clock = Clock::register(&mut metrics.registry());
+        let following = trust::follow(
+            trust_settings(&settings),
+            tls.clone(),
+            bundle_sender,
+            clock.clone(),
+            metrics.clone(),
+            tasks.clone(),
+        );
         tasks.spawn(async move {
             if let Err(error) = following.await {
                 tracing::warn!(%error, "cannot be told the bundle live");
@@ -143,7 +152,7 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         let destination = channel(&control.destination_svc_addr, &control.destination_svc_name)?;
         let policies = Policies::new(policy.clone(), policy_settings(&settings), tasks.clone());
         let secured =
-            Secured { bundle, credentials: credentials.clone(), policies: policies.clone(), tls: tls.clone() };
+            Secured { bundle, clock, credentials: credentials.clone(), policies: policies.clone(), tls: tls.clone() };
         let _first = admin.secured.set(secured);
         let inbound = Inbound::new(
             (&settings).into(),

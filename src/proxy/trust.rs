@@ -4,23 +4,27 @@
 //! restarted container starts from: what the pod was created with may be an anchor that is gone by then. A text that is no bundle changes
 //! nothing. A control plane that knows no such stream is asked again from time to time, for it may be replaced by one that does.
 //!
+//! The first message of each stream is an answer, and says when it was sent: by that the [`Clock`] is measured.
+//!
 //! Start at [`follow`].
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::Code;
 
+use super::clock::Clock;
 use super::control::{Channel, InvalidControl};
 use super::metrics::Metrics;
 use super::settings::ControlAddr;
 use super::subscription::{self, Event, Limits};
 use super::tls::Tls;
 use crate::mesh::Identity;
+use crate::mesh::clock::Offset;
 use crate::net::drain::Drain;
 use crate::pki::Bundle;
 use crate::wire::trust::{WatchRequest, watch as subscribe};
@@ -49,9 +53,14 @@ pub async fn follow(
     settings: Settings,
     tls: Tls,
     bundle: watch::Sender<Arc<Bundle>>,
+    clock: Clock,
     metrics: Metrics,
     drain: Drain,
 ) -> Result<(), InvalidControl> {
+    // When it was asked, until it is answered.
+    let asked_at = Mutex::new(None);
+    let note =
+        |at: Option<Instant>| std::mem::replace(&mut *asked_at.lock().unwrap_or_else(PoisonError::into_inner), at);
     let stop = drain.clone();
     let following = async {
         loop {
@@ -63,10 +72,24 @@ pub async fn follow(
                 |code| code == Code::Unimplemented,
                 || {
                     let (channel, bundle_sha256) = (channel.clone(), bundle.borrow().sha256_hex());
-                    subscribe(channel, WatchRequest { bundle_sha256 })
+                    async move {
+                        // Not the time that connecting takes, which tells nothing of the clock.
+                        channel.connected().await?;
+                        note(Some(Instant::now()));
+                        subscribe(channel, WatchRequest { bundle_sha256 }).await
+                    }
                 },
                 |event| match event {
-                    Event::Message(told) => adopt(&told.pem, &bundle, settings.folder.as_deref()),
+                    Event::Message(told) => {
+                        let round_trip = note(None).map(|asked_at| asked_at.elapsed());
+                        let offset = round_trip.and_then(|round_trip| {
+                            Offset::measure(told.sent_at_ms, SystemTime::now(), round_trip)
+                        });
+                        if let Some(offset) = offset {
+                            clock.observe(offset);
+                        }
+                        adopt(&told.pem, &bundle, settings.folder.as_deref());
+                    }
                     Event::Interrupted(status) => {
                         tracing::debug!(code = ?status.code(), message = status.message(), "the stream of the bundle was interrupted");
                     }
