@@ -32,6 +32,10 @@ pub(crate) enum Kind {
     Echo,
     /// A connection for each message that is echoed.
     Connect,
+    /// Connections that have carried one request, and carry no more.
+    IdleHttp,
+    /// Connections that have carried one message, and carry no more.
+    IdleEcho,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -93,6 +97,13 @@ pub(crate) fn run(load: &Load) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
+        if let Kind::IdleHttp | Kind::IdleEcho = load.kind {
+            let opened = open_all(load).await.unwrap_or_else(|error| panic!("{} broke: {error}", load.to));
+            println!("begin");
+            tokio::time::sleep(Duration::from_secs_f64(load.seconds)).await;
+            let measured = Measured { seconds: load.seconds, count: opened.len() as u64, ..Measured::default() };
+            return println!("{}", serde_json::to_string(&measured).unwrap());
+        }
         let from = Instant::now() + WARM_UP;
         let until = from + Duration::from_secs_f64(load.seconds);
         let window = Rc::new(Window { from, until, seen: RefCell::default() });
@@ -106,6 +117,7 @@ pub(crate) fn run(load: &Load) {
                     Kind::Stream => stream(load.to, &window).await,
                     Kind::Echo => echo(load.to, pace, &window).await,
                     Kind::Connect => connect(load.to, &window).await,
+                    Kind::IdleHttp | Kind::IdleEcho => unreachable!("they make no load"),
                 };
                 if let Err(error) = ended {
                     panic!("{} broke: {error}", load.to);
@@ -169,33 +181,56 @@ async fn open(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 async fn http(to: SocketAddr, mut pace: Pace, window: &Window) -> io::Result<()> {
-    let request =
-        format!("GET /item HTTP/1.1\r\nhost: web.shop:{}\r\nuser-agent: bench\r\naccept: */*\r\n\r\n", to.port());
+    let request = request(to);
     let mut stream = open(to).await?;
-    let mut answer = [0; 8 * PAYLOAD];
     loop {
         let began_at = pace.next().await;
         if window.is_over() {
             return Ok(());
         }
-        stream.write_all(request.as_bytes()).await?;
-        let mut filled = 0;
-        loop {
-            let read = stream.read(&mut answer[filled..]).await?;
-            if read == 0 {
-                return Err(io::Error::other("the server hung up"));
-            }
-            filled += read;
-            let head = answer[..filled].windows(4).position(|end| end == b"\r\n\r\n");
-            if head.is_some_and(|head| filled == head + 4 + PAYLOAD) {
-                break;
-            }
-        }
-        if !answer.starts_with(b"HTTP/1.1 200 ") {
-            return Err(io::Error::other(String::from_utf8_lossy(&answer[..filled]).into_owned()));
-        }
+        ask(&mut stream, &request).await?;
         window.add(1, began_at);
     }
+}
+
+fn request(to: SocketAddr) -> String {
+    format!("GET /item HTTP/1.1\r\nhost: web.shop:{}\r\nuser-agent: bench\r\naccept: */*\r\n\r\n", to.port())
+}
+
+async fn ask(stream: &mut TcpStream, request: &str) -> io::Result<()> {
+    let mut answer = [0; 8 * PAYLOAD];
+    stream.write_all(request.as_bytes()).await?;
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut answer[filled..]).await?;
+        if read == 0 {
+            return Err(io::Error::other("the server hung up"));
+        }
+        filled += read;
+        let head = answer[..filled].windows(4).position(|end| end == b"\r\n\r\n");
+        if head.is_some_and(|head| filled == head + 4 + PAYLOAD) {
+            break;
+        }
+    }
+    if !answer.starts_with(b"HTTP/1.1 200 ") {
+        return Err(io::Error::other(String::from_utf8_lossy(&answer[..filled]).into_owned()));
+    }
+    Ok(())
+}
+
+/// Opens connections one after another, each used once.
+async fn open_all(load: &Load) -> io::Result<Vec<TcpStream>> {
+    let request = request(load.to);
+    let mut opened = Vec::new();
+    for _ in 0..load.connections {
+        let mut stream = open(load.to).await?;
+        match load.kind {
+            Kind::IdleHttp => ask(&mut stream, &request).await?,
+            _ => exchange(&mut stream).await?,
+        }
+        opened.push(stream);
+    }
+    Ok(opened)
 }
 
 async fn grpc(to: SocketAddr, mut pace: Pace, window: &Window) -> io::Result<()> {

@@ -45,6 +45,9 @@ struct Args {
     /// Counts system calls too, which slows the proxies a little
     #[arg(long)]
     syscalls: bool,
+    /// Measures memory under so many idle connections too; 10,000 take a minute to open
+    #[arg(long, default_value_t = 0)]
+    idle: usize,
     /// What Cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -119,6 +122,25 @@ fn bench(args: &Args) {
             println!("{}", row(case, *between, outcomes));
         }
     }
+    if args.idle > 0 {
+        println!("{IDLE_HEAD}");
+        for (between, world) in args.between.iter().zip(&worlds) {
+            for (name, kind, port) in [("HTTP/1.1", Kind::IdleHttp, port::HTTP), ("opaque", Kind::IdleEcho, port::ECHO)]
+            {
+                let before = world.proxies.iter().map(|proxy| Memory::of(proxy.0.id()).own).collect::<Vec<_>>();
+                let case = Case { name, kind, port, connections: args.idle, rate: None };
+                let outcome = measure(world, &case, args);
+                let each = outcome.proxies.iter().zip(before).map(|(proxy, before)| {
+                    format!(
+                        "{:.1} KB ({:.1} MB)",
+                        (proxy.memory.own - before) * 1e3 / args.idle as f64,
+                        proxy.memory.own
+                    )
+                });
+                println!("| {} {name} | {between:?} | {} |", args.idle, each.collect::<Vec<_>>().join(" | "));
+            }
+        }
+    }
 }
 
 fn measure(world: &World, case: &Case, args: &Args) -> Outcome {
@@ -144,6 +166,9 @@ fn measure(world: &World, case: &Case, args: &Args) -> Outcome {
     Outcome { measured, proxies }
 }
 
+const IDLE_HEAD: &str = "\
+| idle connections | between | each costs the client side (own memory then) | the server side |
+|---|---|---|---|";
 const HEAD: &str = "\
 | load | between | rate | p50 / p99 / p99.9 | CPU client side: all (user + system) | CPU server side | system calls | memory (own) |
 |---|---|---|---|---|---|---|---|";

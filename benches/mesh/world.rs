@@ -26,6 +26,8 @@ const SERVICE: &str = "10.96.0.1";
 const PROXY_USER: u32 = 2102;
 const INBOUND: u16 = 4143;
 const ADMIN: u16 = 4191;
+/// Closed connections of a pod that the kernel remembers.
+const TIME_WAIT_MAX: u32 = 4096;
 const SOON: Duration = Duration::from_secs(20);
 
 /// What lies between the apps.
@@ -56,6 +58,8 @@ impl World {
         client.join(&[&format!("{CLIENT}/24")], &server, &[&format!("{SERVER}/24")]);
         for pod in [&client, &server] {
             pod.run("ip", &["route", "add", "default", "dev", "eth0"]).succeeded();
+            // Or a load of new connections soon measures how the kernel looks for ports that no closed one still holds.
+            pod.run("sysctl", &["-qw", &format!("net.ipv4.tcp_max_tw_buckets={TIME_WAIT_MAX}")]).succeeded();
         }
         let app = this(&server, &["serve"]);
         let folder = tempfile::tempdir().unwrap();
