@@ -383,6 +383,8 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l log-format -d 'How log lines look' -r -f -a "json\t''
 plain\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l shutdown-grace-period -d 'How long connections may take to end after SIGTERM' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outlasts-app -d 'Whether to go on after SIGTERM until no process of another user has a TCP socket in this pod, at most as long again as connections may take to end: for a container that is told to end together with its app' -r -f -a "true\t''
+false\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l context -d 'The kubeconfig context to use' -r

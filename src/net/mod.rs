@@ -8,5 +8,6 @@ pub mod listen;
 pub mod prefixed;
 pub mod readiness;
 pub mod serve;
+pub mod sockets;
 pub mod stream;
 pub mod target;

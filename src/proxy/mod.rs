@@ -61,6 +61,7 @@ use crate::mesh::Identity;
 use crate::net::drain::{self, Drain};
 use crate::net::listen::{listen, listen_where_possible};
 use crate::net::readiness::Readiness;
+use crate::net::sockets;
 use crate::net::target::target;
 use crate::pki::Bundle;
 use crate::telemetry;
@@ -69,6 +70,8 @@ use crate::telemetry;
 const BUNDLE_POLL: Duration = Duration::from_millis(100);
 /// Ports whose policies are watched from the start. Containers declare a few; of a declared range the rest is watched when used.
 const EAGER_PORTS_MAX: usize = 256;
+/// How often the proxy of a pod that ends looks whether its app is still there.
+const APP_POLL: Duration = Duration::from_millis(250);
 /// How often the log says that the proxy still waits.
 const WAIT_NOTICE: Duration = Duration::from_secs(15);
 
@@ -180,9 +183,19 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         tracing::info!(identity = %settings.identity.identity_local_name, "ready");
         std::future::pending::<anyhow::Result<()>>().await
     };
+    let ending = async {
+        drain::signal().await.context("cannot wait for signals")?;
+        let _ending = readiness.block("the end of the app");
+        if settings.process.outlasts_app {
+            let grace = settings.process.shutdown_grace_period;
+            tracing::info!("going on until the app has ended");
+            let _ended = tokio::time::timeout(grace, app_ended()).await;
+        }
+        anyhow::Ok(())
+    };
     tokio::select! {
         failed = serving => return failed,
-        signal = drain::signal() => signal.context("cannot wait for signals")?,
+        ended = ending => ended?,
         () = shutdown.notified() => {}
     }
     tracing::info!("draining");
@@ -194,6 +207,17 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
     }
     tasks.start();
     Ok(())
+}
+
+/// Resolves when nobody else has a connection or listens in this pod; at once where that cannot be known.
+async fn app_ended() {
+    loop {
+        match sockets::own_user().and_then(sockets::others_are_left) {
+            Ok(true) => tokio::time::sleep(APP_POLL).await,
+            Ok(false) => return,
+            Err(error) => return tracing::warn!(%error, "cannot see whether the app has ended"),
+        }
+    }
 }
 
 fn listen_for(which: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

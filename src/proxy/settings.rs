@@ -257,6 +257,10 @@ pub struct Process {
     /// How long connections may take to end after SIGTERM
     #[arg(long, env = "LINKERD2_PROXY_SHUTDOWN_GRACE_PERIOD", value_parser = duration, default_value = "2m", value_name = "DURATION")]
     pub shutdown_grace_period: Duration,
+    /// Whether to go on after SIGTERM until no process of another user has a TCP socket in this pod, at most as long again as connections
+    /// may take to end: for a container that is told to end together with its app
+    #[arg(long, env = "HAWSER_PROXY_OUTLASTS_APP", action = clap::ArgAction::Set, default_value = "false", value_name = "BOOL")]
+    pub outlasts_app: bool,
 }
 
 impl Settings {

@@ -224,6 +224,46 @@ fn connections_of_either_ip_family_pass_the_proxy_both_ways_whatever_the_node_s_
 }
 
 #[test]
+fn a_proxy_that_is_told_to_end_together_with_its_app_goes_on_until_that_has_ended() {
+    let (pod, other) = (Namespace::new(), Namespace::new());
+    pod.join(&["10.77.0.1/24"], &other, &["10.77.0.2/24"]);
+    pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "shop/web").unwrap();
+    let authority = Authority::new();
+    authority.serve_in(&pod);
+    app_on(&other, "0.0.0.0:8000");
+    // Of the same user as the test's identity service, and so not taken for an app's.
+    let mut command = command(authority.bundle(), &token);
+    command.env("HAWSER_PROXY_OUTLASTS_APP", "true");
+    let mut proxy = Proxy(pod.enter(|| command.spawn().unwrap()));
+    ready(&pod);
+    let app = pod.enter_as(1000, || std::net::TcpListener::bind("0.0.0.0:8000").unwrap());
+    assert!(Command::new("kill").arg(proxy.0.id().to_string()).status().unwrap().success());
+    eventually("the pod is not ready any more", SOON, || {
+        let answer = ask(&pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
+        if answer.starts_with("HTTP/1.1 503 ") { Ok(()) } else { Err(answer) }
+    });
+    let carried = std::thread::spawn(move || {
+        let (mut stream, _) = app.accept().unwrap();
+        // Closed with something unread, it would be reset.
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").unwrap();
+    });
+    let answer = ask(&other, APP, "GET /late HTTP/1.1").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    carried.join().unwrap();
+    let status = eventually("the proxy ends", SOON, || proxy.0.try_wait().unwrap().ok_or("it runs"));
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn a_pod_without_ipv6_has_its_proxy_under_the_same_settings() {
     let (pod, other, _proxy, _folder) = of_both_families(&["net.ipv6.conf.all.disable_ipv6=1"]);
     app(&pod);

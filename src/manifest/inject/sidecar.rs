@@ -312,6 +312,10 @@ fn environment(mesh: &Mesh<'_>, effective: &Effective, wish: Wish, ports: &AppPo
         env.set("INBOUND_PORTS_REQUIRE_TLS", names::IDENTITY_PORT.to_string());
     }
     env.set("SHUTDOWN_ENDPOINT_ENABLED", proxy.enable_shutdown_endpoint.to_string());
+    if !proxy.native_sidecar {
+        // It is told to end together with its app, which may have things to finish.
+        env.raw("HAWSER_PROXY_OUTLASTS_APP", "true");
+    }
     env.set("LOG", &proxy.log_level);
     env.set("LOG_FORMAT", &proxy.log_format);
     env.set("DESTINATION_SVC_ADDR", address(Role::Destination, names::DESTINATION, names::DESTINATION_PORT));
