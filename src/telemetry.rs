@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
+use crate::mesh::log_filter;
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -56,8 +58,9 @@ impl Filter {
     /// Logs by `filter` from now on.
     ///
     /// # Errors
-    /// Where the filter does not parse; then all stays as it is.
+    /// Where that is no filter that somebody can have meant; then all stays as it is.
     pub fn set(&self, filter: &str) -> anyhow::Result<()> {
+        log_filter::check(filter).with_context(|| format!("cannot log by {filter:?}"))?;
         (self.reload)(parse(filter)?).context("cannot change the log filter")?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = filter.to_owned();
         Ok(())

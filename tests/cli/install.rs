@@ -56,12 +56,12 @@ fn golden_files_stay_as_they_are() {
 fn later_layers_win() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("values.yaml");
-    std::fs::write(&file, "controllerReplicas: 4\nproxy: {logLevel: from-file}\n").unwrap();
+    std::fs::write(&file, "controllerReplicas: 4\nproxy: {logLevel: hawser=trace}\n").unwrap();
     let flags =
-        ["--ha", "--proxy-log-level", "from-flag", "-f", file.to_str().unwrap(), "--set", "controllerReplicas=5"];
+        ["--ha", "--proxy-log-level", "hawser=debug", "-f", file.to_str().unwrap(), "--set", "controllerReplicas=5"];
     let printed = install(&flags).succeeds();
     assert!(printed.contains("replicas: 5") && !printed.contains("replicas: 3"));
-    assert!(printed.contains("value: from-file") && !printed.contains("from-flag"));
+    assert!(printed.contains("value: hawser=trace") && !printed.contains("hawser=debug"));
 }
 
 #[test]

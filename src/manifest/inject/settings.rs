@@ -11,6 +11,7 @@ use super::sidecar::AppPorts;
 use crate::manifest::names;
 use crate::manifest::near::distance;
 use crate::manifest::values::{PullPolicy, Values};
+use crate::mesh::log_filter;
 use crate::mesh::ports::PortSet;
 
 /// The prefixes under which Linkerd has had settings.
@@ -211,7 +212,10 @@ pub fn apply(values: &mut Values, setting: &str, value: &str) -> Result<(), Stri
             proxy.outbound_discovery_cache_unused_timeout = duration(value)?
         }
         "proxy-log-format" => proxy.log_format = one_of(value, &["plain", "json"])?,
-        "proxy-log-level" => proxy.log_level = text(),
+        "proxy-log-level" => {
+            log_filter::check(value).map_err(|why| why.to_string())?;
+            proxy.log_level = text();
+        }
         "proxy-log-http-headers" => {
             one_of(value, &["off", "insecure"])?;
         }

@@ -41,6 +41,8 @@ impl Values {
         // The other texts are what annotations can set too, and are checked the same way.
         let proxy = &self.proxy;
         let texts = [
+            ("proxy.logLevel", "proxy-log-level", &proxy.log_level),
+            ("controllerLogLevel", "proxy-log-level", &self.controller_log_level),
             ("proxy.logFormat", "proxy-log-format", &proxy.log_format),
             ("controllerLogFormat", "proxy-log-format", &self.controller_log_format),
             ("proxy.defaultInboundPolicy", "default-inbound-policy", &proxy.default_inbound_policy),
@@ -132,6 +134,8 @@ mod tests {
             "clusterNetworks=10.0.0.0/33",
             "controllerReplicas=0",
             "image=",
+            "controllerLogLevel=loud",
+            "proxy.logLevel=verbose",
             "proxy.defaultInboundPolicy=dney",
             "proxy.opaquePorts=http",
             "proxy.resources.cpu.limit=lots",
