@@ -49,8 +49,8 @@ const CONNECTIONS_MAX: usize = 128;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Between the requests of a connection, and for the head of one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long `/ready` keeps its answer for a proxy that is about to have its first certificate. The kubelet looks once a second, and gives up
-/// after one: so it is told within the look during which the proxy became ready, not a second later.
+/// How long `/ready` keeps its answer for a proxy that is about to have its first certificate. The kubelet looks once a second, and in a pod
+/// of a stock injector gives up after one: so it is told within the look during which the proxy became ready, not a second later.
 const READY_WITHIN: Duration = Duration::from_millis(900);
 /// A log filter of more bytes is a mistake.
 const FILTER_BYTES_MAX: usize = 4096;

@@ -21,6 +21,10 @@ const TOKEN_DIR: &str = "/var/run/secrets/tokens";
 const TOKEN_SECONDS: u32 = 86_400;
 /// A proxy waits for its first certificate that long before Kubernetes restarts it.
 const STARTUP_SECONDS: u32 = 120;
+/// How long the kubelet waits for an answer: as long as the time between two probes, and half of that. With a hundredth of a CPU, the
+/// second that is the default was too short for a sound proxy, which was then killed with all that it carried.
+const LIVE_WITHIN_SECONDS: u32 = 10;
+const READY_WITHIN_SECONDS: u32 = 5;
 
 /// The ports of a pod's own containers.
 #[derive(Debug, Default)]
@@ -173,8 +177,8 @@ pub(super) fn proxy_container(mesh: &Mesh<'_>, effective: &Effective, wish: Wish
             {"name": names::INBOUND_PORT_NAME, "containerPort": proxy.ports.inbound, "protocol": "TCP"},
             {"name": names::ADMIN_PORT_NAME, "containerPort": proxy.ports.admin, "protocol": "TCP"},
         ],
-        "livenessProbe": {"httpGet": admin("/live"), "initialDelaySeconds": 10, "timeoutSeconds": 1},
-        "readinessProbe": {"httpGet": admin("/ready"), "timeoutSeconds": 1},
+        "livenessProbe": {"httpGet": admin("/live"), "initialDelaySeconds": 10, "timeoutSeconds": LIVE_WITHIN_SECONDS},
+        "readinessProbe": {"httpGet": admin("/ready"), "timeoutSeconds": READY_WITHIN_SECONDS},
         "resources": proxy.resources.to_requirements(),
         "securityContext": {
             "allowPrivilegeEscalation": false,
