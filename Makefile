@@ -10,7 +10,7 @@ musl := $(shell uname -m)-unknown-linux-musl
 binary := $(target_dir)/$(musl)/release/hawser
 # Says what a stage is, and how long it took.
 stage := tests/stage
-scripts := .ci/run tests/deps tests/dist tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
+scripts := .ci/run tests/deps tests/dist tests/fuzz tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
 	tests/kubernetes/build tests/kubernetes/cluster tests/kubernetes/smoke
 
 .PHONY: help
@@ -52,6 +52,10 @@ test: ## everything: `check`, HTTP/2 conformance, the release binary, and the cl
 test-h2spec: ## the conformance suite of HTTP/2 against the proxy; needs Go, which builds it
 	@PATH="$$PATH:/usr/local/go/bin" $(stage) "build h2spec" go build -C tests/h2spec -o $(abspath $(target_dir))/h2spec github.com/summerwind/h2spec/cmd/h2spec
 	@$(stage) "HTTP/2 conformance" env H2SPEC=$(abspath $(target_dir))/h2spec cargo test --locked --test hawser -- --ignored h2spec
+
+.PHONY: fuzz
+fuzz: ## bytes from strangers into all that reads them, FUZZ_SECONDS (60) for each target (TARGET=name runs one); needs cargo-fuzz and a nightly toolchain
+	@tests/fuzz $(TARGET)
 
 .PHONY: test-cluster
 test-cluster: ## the proofs: an installed mesh on a real Kubernetes (TEST=name runs some, KEEP=1 leaves the cluster)

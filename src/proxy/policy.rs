@@ -5,7 +5,7 @@
 //!
 //! Start at [`Policies::port`]. What a policy means for a client is [`crate::mesh::policy`]'s business.
 
-pub(super) mod convert;
+pub mod convert;
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::{Entry, HashMap};

@@ -25,7 +25,7 @@ use crate::wire::{grpc_route, http_route, http_types, inbound, meta, net};
 
 /// What of a `Server` message makes no sense.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::proxy) enum Invalid {
+pub enum Invalid {
     #[error("it lacks {0}")]
     Missing(&'static str),
     #[error("it restricts {0}, which this proxy cannot enforce")]
@@ -42,7 +42,7 @@ pub(in crate::proxy) fn unparsable(what: &'static str, value: impl std::fmt::Deb
 ///
 /// # Errors
 /// Where any part makes no sense: [`ServerPolicy::invalid`] is then what should be in force.
-pub(super) fn server_policy(server: inbound::Server) -> Result<ServerPolicy, Invalid> {
+pub fn server_policy(server: inbound::Server) -> Result<ServerPolicy, Invalid> {
     use inbound::proxy_protocol::Kind;
 
     if !server.server_ips.is_empty() {
