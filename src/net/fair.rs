@@ -5,7 +5,7 @@
 //! then, and beginning anew, makes more work and nothing sooner. So a limit is waited for in parts. A part whose timer fires late was
 //! spent waiting for a CPU, and counts as long as it should have been.
 //!
-//! Start at [`timeout`].
+//! Start at [`timeout`]; [`elapse`] is one that waits for nothing.
 
 use std::future::Future;
 use std::time::Duration;
@@ -44,6 +44,12 @@ pub async fn timeout<F: Future>(limit: Duration, work: F) -> Result<F::Output, E
             return Err(Elapsed);
         }
     }
+}
+
+/// Resolves when `limit` is over.
+pub async fn elapse(limit: Duration) {
+    // What never comes is what it times.
+    let _over = timeout(limit, std::future::pending::<()>()).await;
 }
 
 /// What a part counts for that took `elapsed`.

@@ -453,8 +453,9 @@ async fn probe(backend: Weak<Backend>, client: Weak<Client>) {
 
 fn require(required: &str, client: &Client) -> Result<(), Error> {
     let server = match &client.endpoint.server {
-        Server::Meshed { identity, .. } => Some(identity.clone()),
-        Server::Unmeshed | Server::Unverifiable(_) => None,
+        Server::Meshed { identity, .. } if client.has_proxy() => Some(identity.clone()),
+        // One's own app is reached in plaintext, and proves nothing.
+        Server::Meshed { .. } | Server::Unmeshed | Server::Unverifiable(_) => None,
     };
     if server.as_ref().is_some_and(|server| server.as_str() == required) {
         return Ok(());

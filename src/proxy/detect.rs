@@ -22,14 +22,15 @@ mod client_hello;
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::mesh::Protocol;
+use crate::net::fair;
 use crate::net::prefixed::Prefixed;
 
 /// As much as is looked at. A ClientHello with a post-quantum key share has 1.5 KB; request lines longer than this are HTTP already by how they begin.
@@ -90,7 +91,7 @@ impl Spoken {
     }
 }
 
-/// How long detection waits.
+/// How long detection waits, of the time in which the proxy gets to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For the rest of what a client has begun to say.
@@ -154,7 +155,7 @@ where
             read = client.read_buf(&mut heard) => Listened::Client(read),
             heard = hear(&mut server, &mut answered) => Listened::Server(heard),
             dialled = &mut dial, if server.is_none() => Listened::Dialled(dialled),
-            () = until(deadline.as_ref()) => Listened::Nobody,
+            () = until(deadline.as_mut()) => Listened::Nobody,
         };
         match listened {
             Listened::Client(Err(error)) => return Err(Error::Client(error)),
@@ -163,9 +164,10 @@ where
             Listened::Client(Ok(_)) => match classify(&heard) {
                 Progress::Known(spoken) => break spoken,
                 _ if heard.len() >= BYTES_MAX => break Spoken::Unknown,
-                Progress::Likely => deadline = Deadline::unfinished(deadline, patience.unfinished),
+                Progress::Likely => deadline = Some(Deadline::unfinished(deadline, patience.unfinished)),
                 Progress::Unlikely => {
-                    deadline = Deadline::unfinished(deadline, patience.unfinished.min(UNLIKELY_PATIENCE));
+                    let patience = patience.unfinished.min(UNLIKELY_PATIENCE);
+                    deadline = Some(Deadline::unfinished(deadline, patience));
                 }
             },
             Listened::Server(Heard::Bytes) if begins_http2(&answered) && answered.len() < ANSWERED_MAX => {}
@@ -216,36 +218,42 @@ enum Heard {
 }
 
 /// When waiting ends, and whether it is an error.
-#[derive(Clone, Copy)]
 struct Deadline {
+    /// As the clock on the wall has it; time without a CPU moves it.
     at: Instant,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// How long the client has been silent by then.
     silent: Option<Duration>,
 }
 
 impl Deadline {
+    fn after(patience: Duration, silent: Option<Duration>) -> Self {
+        Self { at: Instant::now() + patience, over: Box::pin(fair::elapse(patience)), silent }
+    }
+
     fn silent(silent: Duration) -> Self {
-        Self { at: Instant::now() + silent, silent: Some(silent) }
+        Self::after(silent, Some(silent))
     }
 
     /// The rest is awaited from the first byte on, not from the latest: drop by drop is not sooner done.
-    fn unfinished(before: Option<Self>, patience: Duration) -> Option<Self> {
+    fn unfinished(before: Option<Self>, patience: Duration) -> Self {
         match before {
-            Some(Self { at, silent: None }) => Some(Self { at, silent: None }),
-            _ => Some(Self { at: Instant::now() + patience, silent: None }),
+            Some(before @ Self { silent: None, .. }) => before,
+            _ => Self::after(patience, None),
         }
     }
 
     fn server_away(before: Option<Self>) -> Self {
-        let at = Instant::now() + SERVER_AWAY_PATIENCE;
-        Self { at: before.map_or(at, |before| before.at.min(at)), silent: None }
+        match before {
+            Some(before) if before.at < Instant::now() + SERVER_AWAY_PATIENCE => Self { silent: None, ..before },
+            _ => Self::after(SERVER_AWAY_PATIENCE, None),
+        }
     }
 }
 
-async fn until(deadline: Option<&Deadline>) {
+async fn until(deadline: Option<&mut Deadline>) {
     match deadline {
-        // A timeout never elapses early, and what never comes is what it times.
-        Some(deadline) => drop(timeout_at(deadline.at, pending::<()>()).await),
+        Some(deadline) => deadline.over.as_mut().await,
         None => pending().await,
     }
 }

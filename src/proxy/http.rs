@@ -11,6 +11,8 @@
 
 mod app;
 mod body;
+mod heads;
+pub mod host;
 pub mod repeat;
 pub mod server;
 
@@ -41,6 +43,7 @@ use crate::mesh::Protocol;
 use crate::mesh::connection::Direction;
 use crate::mesh::policy::{Client, ClientTls, Denied, Filter, Meta, Permit, Ratio, ServerPolicy};
 use crate::net::drain::Drain;
+use crate::net::seldom::Seldom;
 use crate::net::stream::Stream;
 use crate::telemetry::error_chain;
 use crate::telemetry::series::Counter;
@@ -53,6 +56,9 @@ const CLIENT_IP: HeaderName = HeaderName::from_static(names::CLIENT_IP);
 /// proxies of this mesh have it. Discovery may say otherwise for an endpoint.
 pub const HTTP2_STREAM_WINDOW: u32 = 65_535;
 pub const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
+/// The head of a request or response: what servers in common use take at most, and the same wherever a proxy reads one, so that none is
+/// carried half the way.
+pub const HEADERS_MAX: usize = 64 * 1024;
 /// Kinds of requests (by route and authorization) whose metrics a connection remembers; policies have a few.
 const KINDS_MAX: usize = 32;
 const NO_LABELS: [(&str, &str); 0] = [];
@@ -65,10 +71,13 @@ pub struct Http {
     pub drain: Drain,
     /// Places for requests under way.
     pub in_flight: Arc<Semaphore>,
+    pub failures: Arc<Seldom>,
     /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
     pub keep_alive: (Duration, Duration),
     /// Whether the app is told the address of each client.
     pub tells_client_ip: bool,
+    /// How long a client may leave a head unfinished.
+    pub head_timeout: Duration,
 }
 
 /// What is the same for all requests of a connection.
@@ -119,7 +128,8 @@ impl Kind {
 /// # Errors
 /// Where the client breaks the protocol or the connection.
 pub async fn serve(session: Session, protocol: Protocol, stream: impl Stream + 'static) -> Result<(), hyper::Error> {
-    let (drain, keep_alive) = (session.http.drain.clone(), session.http.keep_alive);
+    let (drain, keep_alive, head_timeout) =
+        (session.http.drain.clone(), session.http.keep_alive, session.http.head_timeout);
     let session = Arc::new(session);
     let answer = move |request| {
         let session = session.clone();
@@ -127,7 +137,7 @@ pub async fn serve(session: Session, protocol: Protocol, stream: impl Stream + '
     };
     let mut http1 = http1::Builder::new();
     http1.preserve_header_case(true);
-    server::carry(stream, protocol, &mut http1, keep_alive, drain, answer).await
+    server::carry(stream, protocol, &mut http1, keep_alive, head_timeout, drain, answer).await
 }
 
 /// Why a request was not answered by the app.
@@ -137,7 +147,7 @@ enum Failed {
     App(#[from] AppError),
     #[error(transparent)]
     Denied(#[from] Denied),
-    #[error("too many requests are under way")]
+    #[error("the proxy of the server has too many requests under way")]
     InFlight,
     #[error("{message}")]
     Injected { status: StatusCode, message: String },
@@ -252,7 +262,7 @@ impl Session {
     ) -> Response<Body> {
         let Sent { answered, app, switching } = sent;
         let app::Answered { mut response, mut connection } = answered;
-        response.headers_mut().remove(UNSERVED);
+        respond::forget_proxies_words(response.headers_mut());
         let mut ends = Ends {
             started: Some(started),
             status: response.status().as_u16(),
@@ -306,11 +316,12 @@ impl Session {
             Failed::Injected { status, .. } | Failed::Redirected { status, .. } => (*status, false),
             Failed::InjectedCall { .. } => (StatusCode::OK, false),
         };
-        match failed {
-            Failed::App(error) => tracing::debug!(error = %error_chain(error), "a request failed"),
-            failed => tracing::debug!(client = %self.client.address, target = %self.target, "{failed}"),
-        }
+        let why = error_chain(failed);
+        tracing::debug!(client = %self.client.address, target = %self.target, error = why, "a request was not served");
         if closes {
+            if let Some(others) = self.http.failures.is_due(Instant::now()) {
+                tracing::info!(client = %self.client.address, target = %self.target, error = why, others, "a request failed");
+            }
             let label = match failed {
                 Failed::App(AppError::ConnectTimeout { .. }) => "failfast",
                 Failed::App(_) => "i/o",
@@ -322,7 +333,7 @@ impl Session {
         }
         let is_meshed = matches!(self.client.tls, ClientTls::Terminated(Some(_)));
         let mut response: Response<Body> =
-            respond::refuse(asked, &Refusal { status, reason: is_meshed.then(|| failed.to_string()), closes });
+            respond::refuse(asked, &Refusal { status, reason: is_meshed.then_some(why), closes });
         match failed {
             Failed::App(error) if is_meshed => {
                 if let Some(unserved) = error.unserved(asked.is_idempotent()) {

@@ -36,6 +36,8 @@ use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::mesh::policy::{Client, ClientTls, Denied, ServerPolicy, ServerProtocol};
 use crate::net::counted::Counted;
 use crate::net::drain::Drain;
+use crate::net::fair;
+use crate::net::newcomers::Newcomers;
 use crate::net::prefixed::Prefixed;
 use crate::net::serve::serve;
 use crate::net::stream::Stream;
@@ -44,6 +46,10 @@ use crate::telemetry::error_chain;
 
 /// Connections from the network at a time: more than pods of any size serve, and less than would exhaust a node's memory.
 const CONNECTIONS_MAX: usize = 20_000;
+/// Of these, connections whose client has not proven who it is: strangers, however many, leave room for the mesh.
+const STRANGERS_MAX: usize = 15_000;
+/// Connections to the inbound port itself whose client has yet to prove who it is: as many as handshakes that a CPU does in a second or two.
+const NEWCOMERS_MAX: usize = 2_000;
 
 /// How long a connection may wait for its next opaque stream: longer than clients of this kind keep it for one.
 const STREAMS_IDLE: Duration = Duration::from_secs(60);
@@ -62,6 +68,8 @@ pub struct Options {
     pub in_flight_max: usize,
     /// Whether the app is told the address of each HTTP client.
     pub tells_client_ip: bool,
+    pub strangers_max: usize,
+    pub newcomers_max: usize,
     /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
     pub http2_keep_alive: (Duration, Duration),
 }
@@ -82,6 +90,8 @@ impl From<&Settings> for Options {
             },
             in_flight_max: inbound.inbound_max_in_flight,
             tells_client_ip: inbound.inbound_tell_client_ip,
+            strangers_max: STRANGERS_MAX,
+            newcomers_max: NEWCOMERS_MAX,
             http2_keep_alive: (
                 inbound.inbound_server_http2_keep_alive_interval,
                 inbound.inbound_server_http2_keep_alive_timeout,
@@ -97,6 +107,8 @@ pub struct Inbound {
     policies: Policies,
     connections: Table,
     http: Http,
+    newcomers: Newcomers,
+    strangers: Arc<Semaphore>,
 }
 
 /// A connection, as far as it is known.
@@ -111,6 +123,16 @@ struct Arrival {
     security: Security,
 }
 
+/// A client that came to the inbound port, has proven who it is, and said what for.
+struct Proven {
+    stream: TlsStream<Prefixed<TcpStream>>,
+    security: Security,
+    /// Whether it may send one stream after another.
+    streams: bool,
+    terms: Terms,
+    header: Header,
+}
+
 /// Why a connection was not carried to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,6 +140,8 @@ pub enum Error {
     App(#[from] AppError),
     #[error(transparent)]
     Carry(#[from] tcp::Error),
+    #[error("too many connections are open whose clients have not proven who they are")]
+    Crowded,
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]
@@ -168,10 +192,14 @@ impl Inbound {
             metrics,
             drain,
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.min(Semaphore::MAX_PERMITS))),
+            failures: Arc::default(),
             keep_alive: options.http2_keep_alive,
             tells_client_ip: options.tells_client_ip,
+            head_timeout: options.detect_timeout,
         };
-        Self { options, tls, policies, connections, http }
+        let newcomers = Newcomers::new(options.newcomers_max);
+        let strangers = Arc::new(Semaphore::new(options.strangers_max));
+        Self { options, tls, policies, connections, http, newcomers, strangers }
     }
 
     /// Serves redirected connections until the drain starts.
@@ -211,6 +239,23 @@ impl Inbound {
 
     /// A peer's proxy came to the inbound port itself: it must prove who it is, and say what for.
     async fn direct(&self, stream: TcpStream, client: SocketAddr, server: SocketAddr) -> Result<(), Error> {
+        let mut newcomer = self.newcomers.enter();
+        let Proven { stream, security, streams, terms, header } = tokio::select! {
+            proven = Box::pin(self.prove(stream)) => proven?,
+            () = newcomer.lost() => return Err(Error::Crowded),
+        };
+        drop(newcomer);
+        let protocol = header.protocol;
+        let arrival = self.meant(header, client, server, security)?;
+        if streams && protocol == Protocol::Opaque {
+            return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
+        }
+        let policy = self.policies.port(arrival.target.port());
+        self.forward(arrival, policy, protocol, Box::new(stream), None).await
+    }
+
+    /// Finds out who a client is that came to the inbound port.
+    async fn prove(&self, stream: TcpStream) -> Result<Proven, Error> {
         let within = self.options.detect_timeout;
         let (spoken, stream) = detect_client(stream, Patience { unfinished: within, silent: Some(within) }).await?;
         if !self.is_ours(&spoken) {
@@ -224,16 +269,9 @@ impl Inbound {
         if !transport_header {
             return Err(Error::NoTransportHeader);
         }
-        let header = tokio::time::timeout(within, Header::read(&mut stream))
-            .await
-            .map_err(|_| Error::HeaderTimeout(within))??;
-        let protocol = header.protocol;
-        let arrival = self.meant(header, client, server, security)?;
-        if streams && protocol == Protocol::Opaque {
-            return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
-        }
-        let policy = self.policies.port(arrival.target.port());
-        self.forward(arrival, policy, protocol, Box::new(stream), None).await
+        let header =
+            fair::timeout(within, Header::read(&mut stream)).await.map_err(|_| Error::HeaderTimeout(within))??;
+        Ok(Proven { stream, security, streams, terms, header })
     }
 
     /// What a transport header means.
@@ -301,6 +339,7 @@ impl Inbound {
 
     /// Someone came to a port of the app: a peer of the mesh in the older way, or anyone else.
     async fn app_port(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
+        let stranger = self.strangers.clone().try_acquire_owned().map_err(|_| Error::Crowded)?;
         let policy = self.policies.port(target.port());
         let hint = policy.borrow().protocol.clone();
         let plaintext = |reason| Arrival { client, server: target, target, security: Security::Plaintext { reason } };
@@ -308,12 +347,15 @@ impl Inbound {
             let arrival = plaintext(PlaintextReason::PortSkipped);
             return self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), None).await;
         }
-        let stranger = plaintext(PlaintextReason::NoTlsFromRemote);
-        let (spoken, stream, app) = self.listen(stream, &stranger, &policy, None).await?;
+        let arrival = plaintext(PlaintextReason::NoTlsFromRemote);
+        let (spoken, stream, app) = self.listen(stream, &arrival, &policy, None).await?;
         match &spoken {
             Spoken::Tls { .. } if self.is_ours(&spoken) => {
                 let tls::Accepted { stream, security, .. } = self.tls.accept(stream, Alpn::None).await?;
-                let arrival = Arrival { security, ..stranger };
+                if let Security::Mutual(_) = security {
+                    drop(stranger);
+                }
+                let arrival = Arrival { security, ..arrival };
                 if let ServerProtocol::Http2(_) | ServerProtocol::Grpc(_) = hint {
                     return self.forward(arrival, policy, Protocol::Http2, Box::new(stream), app).await;
                 }
@@ -321,10 +363,10 @@ impl Inbound {
                 self.forward(arrival, policy, protocol(&hint, &spoken), Box::new(stream), app).await
             }
             Spoken::Tls { sni } => {
-                let arrival = Arrival { security: Security::Passthrough { sni: sni.clone() }, ..stranger };
+                let arrival = Arrival { security: Security::Passthrough { sni: sni.clone() }, ..arrival };
                 self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), app).await
             }
-            _ => self.forward(stranger, policy, protocol(&hint, &spoken), Box::new(stream), app).await,
+            _ => self.forward(arrival, policy, protocol(&hint, &spoken), Box::new(stream), app).await,
         }
     }
 
@@ -487,6 +529,7 @@ impl Inbound {
         let label = match error {
             Error::Detect(detect::Error::Silent(_)) => "tls detection timeout",
             Error::App(_) | Error::Carry(_) | Error::Detect(_) | Error::Http(_) => "i/o",
+            Error::Crowded => "loadshed",
             Error::Gateway(_) => "gateway domain invalid",
             _ => "unexpected",
         };

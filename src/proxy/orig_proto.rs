@@ -6,7 +6,7 @@
 //! Of a request: [`upgrade_request`] at the client's proxy, [`downgrade_request`] at the server's. Of its response: [`upgrade_response`]
 //! at the server's, [`downgrade_response`] at the client's. Requests that would switch protocols are never upgraded: [`may_upgrade`].
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 
@@ -104,13 +104,22 @@ pub fn strip_connection_headers(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in listed.iter().chain(&OF_THE_CONNECTION) {
+    for name in listed.iter().filter(|name| !is_end_to_end(name)).chain(&OF_THE_CONNECTION) {
         headers.remove(name);
     }
     // All that HTTP/2 lets a request say of transfer codings is that it takes trailers (RFC 9113 §8.2.2).
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
     }
+}
+
+/// Whether a header is never about one connection, whatever `connection` says: what says for whom a message is, where it ends, and
+/// what proxies tell each other and the app.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    *name == HOST
+        || *name == CONTENT_LENGTH
+        || name.as_str().starts_with("l5d-")
+        || name.as_str().starts_with("hawser-")
 }
 
 fn version(said: &HeaderValue) -> Option<Version> {
@@ -179,6 +188,19 @@ mod tests {
             .unwrap();
         let (back, _) = round_trip(request);
         assert_eq!(back.headers().len(), 1, "{:?}", back.headers());
+    }
+
+    #[test]
+    fn nobody_has_removed_what_is_not_of_the_connection() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("host, Content-Length, l5d-client-id, x-hop"));
+        for name in ["host", "content-length", "l5d-client-id", "x-hop"] {
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        strip_connection_headers(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "l5d-client-id"]);
     }
 
     #[test]

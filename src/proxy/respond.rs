@@ -5,6 +5,9 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
+use super::http::UNSERVED;
+use super::orig_proto::ORIG_PROTO;
+
 /// Why the proxy answered by itself.
 pub const PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
 /// Asks the peer's proxy to close its client's connection.
@@ -62,6 +65,13 @@ impl Asked {
     /// Whether a request is a gRPC call, whose outcome is in the trailers.
     pub fn is_grpc(self) -> bool {
         self.is_grpc
+    }
+}
+
+/// Removes what proxies tell each other in a response, from one that a server gave: no server has a say in it.
+pub fn forget_proxies_words(headers: &mut HeaderMap) {
+    for name in [PROXY_ERROR, PROXY_CONNECTION, UNSERVED, ORIG_PROTO] {
+        headers.remove(name);
     }
 }
 

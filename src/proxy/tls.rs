@@ -35,6 +35,7 @@ use super::credentials::Credentials;
 use super::streams;
 use crate::mesh::Identity;
 use crate::mesh::connection::{self, Security};
+use crate::net::fair;
 use crate::pki::{Bundle, Certificate, InvalidCertificate};
 
 /// What a connection that begins with a transport header is told apart by.
@@ -236,7 +237,7 @@ impl Tls {
             Alpn::Streams => &servers.with_streams,
         };
         let handshake = TlsAcceptor::from(config.clone()).accept(stream);
-        let stream = tokio::time::timeout(ACCEPT_TIMEOUT, handshake)
+        let stream = fair::timeout(ACCEPT_TIMEOUT, handshake)
             .await
             .map_err(|_| Error::HandshakeTimeout)?
             .map_err(Error::Handshake)?;

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
-use crate::proxy::http::{Body, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause};
+use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
-use crate::proxy::orig_proto;
+use crate::proxy::{orig_proto, respond};
 
 /// Idle HTTP/1 connections kept per endpoint; a burst of more finds the rest again by connecting.
 const HTTP1_IDLE_MAX: usize = 256;
@@ -159,7 +159,15 @@ impl Client {
     ///
     /// # Errors
     /// Where there is no response.
-    pub async fn send(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
+    pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
+        let mut answered = self.ask(request).await?;
+        if !self.has_proxy() {
+            respond::forget_proxies_words(answered.response.headers_mut());
+        }
+        Ok(answered)
+    }
+
+    async fn ask(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
         if request.version() == Version::HTTP_2 {
             return self.send_http2(request).await;
         }
@@ -194,9 +202,12 @@ impl Client {
     }
 
     fn carries_http1_in_http2(&self) -> bool {
-        self.endpoint.hint == Hint::Http2
-            && matches!(self.endpoint.server, Server::Meshed { .. })
-            && !self.connector.is_local(&self.endpoint)
+        self.endpoint.hint == Hint::Http2 && self.has_proxy()
+    }
+
+    /// Whether it is a proxy that answers, and not the server itself.
+    pub fn has_proxy(&self) -> bool {
+        matches!(self.endpoint.server, Server::Meshed { .. }) && !self.connector.is_local(&self.endpoint)
     }
 
     async fn send_http2(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
@@ -322,6 +333,7 @@ impl Client {
         let mut builder = http2::Builder::new(self.connector.drain.clone());
         builder
             .timer(TokioTimer::new())
+            .max_header_list_size(HEADERS_MAX as u32)
             .initial_stream_window_size(settings.stream_window.unwrap_or(HTTP2_STREAM_WINDOW))
             .initial_connection_window_size(settings.connection_window.unwrap_or(HTTP2_CONNECTION_WINDOW));
         if settings.adaptive_window {
@@ -344,7 +356,7 @@ impl Client {
 
     async fn connect_http1(&self) -> Result<(http1::SendRequest<Body>, Weak<Records>), Error> {
         let Connection { stream, records, .. } = self.connect(Protocol::Http1).await?;
-        let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+        let begun = http1::Builder::new().max_header_size(HEADERS_MAX).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
         let records = Arc::new(records);
         let weak = Arc::downgrade(&records);

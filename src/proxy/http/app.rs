@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::repeat::{self, Again, Unserved};
-use super::{Body, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use super::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
 use crate::net::fair;
 use crate::net::stream::Stream;
@@ -258,6 +258,7 @@ impl App {
     async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<Body>, Error> {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
+            .max_header_size(HEADERS_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.lost(error))?;
@@ -303,6 +304,7 @@ impl App {
         };
         let (sender, connection) = http2::Builder::new(self.drain.clone())
             .timer(TokioTimer::new())
+            .max_header_list_size(HEADERS_MAX as u32)
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .handshake(TokioIo::new(stream))

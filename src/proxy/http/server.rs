@@ -3,27 +3,30 @@
 use std::future::Future;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::Body;
-use super::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use super::heads::Heads;
+use super::host;
+use super::{HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::mesh::Protocol;
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
 
 /// Streams one client may have open. The control plane's own clients hold one per destination and port.
 const HTTP2_STREAMS_MAX: u32 = 10_000;
-/// The headers of one HTTP/2 request, decoded.
-const HTTP2_HEADERS_MAX: u32 = 64 * 1024;
+/// The longest that a head may stay unfinished, whatever the settings say of detection, which can be switched off: as long as hyper gives it.
+const HEAD_TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 /// Answers the requests of a connection until it ends, or gracefully closes it when the drain starts.
 ///
 /// `http1` carries what one side of the proxy wants of HTTP/1 and the other does not. `keep_alive` is how often an
-/// HTTP/2 client is pinged, never where zero, and how long it has to answer.
+/// HTTP/2 client is pinged, never where zero, and how long it has to answer. `head_timeout` is how long a client may leave a head unfinished.
 ///
 /// # Errors
 /// Where the client breaks the protocol or the connection.
@@ -32,6 +35,7 @@ pub async fn carry<A, F, E>(
     protocol: Protocol,
     http1: &mut http1::Builder,
     keep_alive: (Duration, Duration),
+    head_timeout: Duration,
     drain: Drain,
     answer: A,
 ) -> Result<(), hyper::Error>
@@ -40,8 +44,26 @@ where
     F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    let stream = TokioIo::new(stream);
-    let answer = service_fn(answer);
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        let version = request.version();
+        let answered = host::settle(&mut request).map(|()| answer(request));
+        async move {
+            match answered {
+                Ok(answered) => answered.await.map(|mut response: Response<Body>| {
+                    if version != Version::HTTP_2 {
+                        // A proxy says its own version (RFC 9110 §2.5); what a client of 1.0 cannot take, hyper leaves out.
+                        *response.version_mut() = Version::HTTP_11;
+                    }
+                    response
+                }),
+                Err(unclear) => {
+                    tracing::debug!(error = %unclear, "a request was refused");
+                    Ok(bad_request(version))
+                }
+            }
+        }
+    });
+    let head_timeout = head_timeout.min(HEAD_TIMEOUT_MAX);
     if protocol == Protocol::Http2 {
         let mut builder = http2::Builder::new(drain.clone());
         builder
@@ -50,12 +72,13 @@ where
             .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .max_concurrent_streams(HTTP2_STREAMS_MAX)
-            .max_header_list_size(HTTP2_HEADERS_MAX);
+            .max_header_list_size(HEADERS_MAX as u32);
         let (every, within) = keep_alive;
         if !every.is_zero() {
             builder.keep_alive_interval(every).keep_alive_timeout(within);
         }
-        let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(Heads::http2(stream, head_timeout)), answer));
         tokio::select! {
             served = connection.as_mut() => return served,
             () = drain.started() => {}
@@ -63,11 +86,13 @@ where
         connection.as_mut().graceful_shutdown();
         connection.await
     } else {
+        let (stream, clock) = Heads::http1(stream, head_timeout);
         let connection = http1
             .auto_date_header(false)
-            // Between two requests a connection may idle for as long as its client likes, and hyper has one timer for both.
-            .header_read_timeout(None)
-            .serve_connection(stream, answer)
+            .timer(clock)
+            .header_read_timeout(head_timeout)
+            .max_header_size(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), answer)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
@@ -77,4 +102,14 @@ where
         connection.as_mut().graceful_shutdown();
         connection.await
     }
+}
+
+fn bad_request(version: Version) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    if version != Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
 }

@@ -9,6 +9,7 @@
 //! Start at [`serve`].
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -51,11 +52,11 @@ struct Session {
 enum Failed {
     #[error(transparent)]
     Backend(#[from] backend::Error),
-    #[error("{0}")]
+    #[error("the policy of the target cannot be followed: {0}")]
     InvalidPolicy(String),
-    #[error("no route matches the request")]
+    #[error("no route of the target's policy matches the request")]
     NoRoute,
-    #[error("too many requests are under way")]
+    #[error("the proxy of the client has too many requests under way")]
     InFlight,
     #[error("{1}")]
     Injected(StatusCode, String),
@@ -76,11 +77,13 @@ pub(super) async fn serve(
     stream: impl Stream + 'static,
 ) -> Result<(), hyper::Error> {
     let (drain, keep_alive) = (outbound.drain.clone(), outbound.options.keep_alive);
+    let head_timeout = outbound.options.detect_timeout;
     let session = Arc::new(Session { outbound, discovered, protocol });
     let mut http1 = http1::Builder::new();
     // Some clients close their half after the last request, and still want its response.
     http1.half_close(true);
-    server::carry(stream, protocol, &mut http1, keep_alive, drain, move |request| session.clone().answer(request)).await
+    let answer = move |request| session.clone().answer(request);
+    server::carry(stream, protocol, &mut http1, keep_alive, head_timeout, drain, answer).await
 }
 
 impl Session {
@@ -153,6 +156,7 @@ impl Session {
         let headers = answer.response.headers_mut();
         headers.remove(PROXY_ERROR);
         headers.remove(UNSERVED);
+        headers.remove(orig_proto::ORIG_PROTO);
         let closes = headers.remove(PROXY_CONNECTION).is_some() && picked.backend.is_forward();
         let status = answer.response.status();
         let is_switched = status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success());
@@ -209,7 +213,11 @@ impl Session {
         if !label.is_empty() {
             let target = Labels::target(self.discovered.target.address);
             outbound.metrics.count(Event::OutboundHttpErrors, &Labels::new([("error", label)]).and(&target));
-            tracing::debug!(target = %self.discovered.target.address, error = %error_chain(failed), "a request failed");
+            let (target, error) = (self.discovered.target.address, error_chain(failed));
+            match outbound.failures.is_due(Instant::now()) {
+                Some(others) => tracing::info!(%target, error, others, "a request failed"),
+                None => tracing::debug!(%target, error, "a request failed"),
+            }
         }
         let is_ours = matches!(failed, Failed::Backend(_) | Failed::InFlight | Failed::InvalidPolicy(_));
         let reason = outbound.options.tells_why.then(|| error_chain(failed));

@@ -42,6 +42,7 @@ use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::net::counted::{Counted, Counts};
 use crate::net::drain::Drain;
 use crate::net::prefixed::Prefixed;
+use crate::net::seldom::Seldom;
 use crate::net::serve;
 use crate::telemetry::error_chain;
 
@@ -62,6 +63,7 @@ pub struct Outbound {
     pub options: Options,
     /// Places for requests under way.
     in_flight: Arc<Semaphore>,
+    failures: Seldom,
     /// Targets whose servers spoke first, and until when that is believed.
     learnt: Mutex<HashMap<SocketAddr, Instant>>,
 }
@@ -127,7 +129,7 @@ fn why(refusal: &Refusal) -> &str {
 impl Outbound {
     pub fn new(discovery: Discovery, metrics: Metrics, drain: Drain, options: Options) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.requests_max.min(Semaphore::MAX_PERMITS)));
-        Self { discovery, metrics, drain, options, in_flight, learnt: Mutex::default() }
+        Self { discovery, metrics, drain, options, in_flight, failures: Seldom::default(), learnt: Mutex::default() }
     }
 
     /// Carries all connections that come to `listener`, until the drain starts. `find_target` asks where one was going

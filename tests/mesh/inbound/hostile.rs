@@ -1,15 +1,18 @@
 //! Clients and apps that break the rules: what they cost, and that neither the other end nor anybody else notices.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hawser::mesh::Protocol;
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::world::{Pod, becomes_true};
+use super::world::{CART, Peer, Pod, becomes_true};
 use super::{apps, get, header};
 
 /// What a client that writes this and no more gets back, in whole.
@@ -28,28 +31,35 @@ async fn is_served(pod: &Pod) {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
-fn post(headers: &str, body: &str) -> String {
+pub(in crate::mesh) fn post(headers: &str, body: &str) -> String {
     format!("POST / HTTP/1.1\r\nhost: web\r\n{headers}\r\n\r\n{body}")
 }
 
-const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: web\r\n\r\n";
+/// Headers of requests that two readers could end differently.
+pub(in crate::mesh) const UNCLEAR_REQUESTS: [(&str, &str); 15] = [
+    ("two lengths", "content-length: 4\r\ncontent-length: 40"),
+    ("a list of lengths", "content-length: 4, 40"),
+    ("a signed length", "content-length: +4"),
+    ("a length in hexadecimal", "content-length: 0x4"),
+    ("an unknown coding", "transfer-encoding: xchunked"),
+    ("chunked before another coding", "transfer-encoding: chunked, identity"),
+    ("a blank before the colon", "transfer-encoding : chunked"),
+    ("a folded header", "transfer-encoding:\r\n chunked"),
+    ("a folded header of another name", "x: a\r\n content-length: 4"),
+    ("a bare carriage return", "x: a\rtransfer-encoding: chunked"),
+    ("a zero byte", "x: a\0b"),
+    ("chunked, and then not", "transfer-encoding: chunked\r\ntransfer-encoding: identity"),
+    ("a control character", "transfer-encoding: \x0bchunked"),
+    ("no length where one is said", "content-length:"),
+    ("a length in two parts", "content-length: 4 0"),
+];
+
+pub(in crate::mesh) const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: web\r\n\r\n";
 
 #[tokio::test]
 async fn a_request_that_two_readers_could_end_differently_reaches_no_app() {
     let pod = Pod::start();
-    for (what, headers) in [
-        ("two lengths", "content-length: 4\r\ncontent-length: 40"),
-        ("a list of lengths", "content-length: 4, 40"),
-        ("a signed length", "content-length: +4"),
-        ("a length in hexadecimal", "content-length: 0x4"),
-        ("an unknown coding", "transfer-encoding: xchunked"),
-        ("chunked before another coding", "transfer-encoding: chunked, identity"),
-        ("a blank before the colon", "transfer-encoding : chunked"),
-        ("a folded header", "transfer-encoding:\r\n chunked"),
-        ("a folded header of another name", "x: a\r\n content-length: 4"),
-        ("a bare carriage return", "x: a\rtransfer-encoding: chunked"),
-        ("a zero byte", "x: a\0b"),
-    ] {
+    for (what, headers) in UNCLEAR_REQUESTS {
         let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         let answer = answer_to(&pod, app, post(headers, SMUGGLED).as_bytes()).await;
         assert!(!answer.contains("HTTP/1.1 200"), "{what}: {answer}");
@@ -76,15 +86,18 @@ async fn an_app_hears_of_one_length_only() {
     assert!(!heard.text().contains("smuggled"), "{}", heard.text());
 }
 
+/// Responses that two readers could end differently.
+pub(in crate::mesh) const UNCLEAR_RESPONSES: [(&str, &[u8]); 4] = [
+    ("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 40\r\n\r\nabcd"),
+    ("a signed length", b"HTTP/1.1 200 OK\r\ncontent-length: +4\r\n\r\nabcd"),
+    ("a folded header", b"HTTP/1.1 200 OK\r\nx: a\r\n content-length: 4\r\n\r\nabcd"),
+    ("a bare carriage return", b"HTTP/1.1 200 OK\r\nx: a\rset-cookie: b\r\ncontent-length: 4\r\n\r\nabcd"),
+];
+
 #[tokio::test]
 async fn a_response_that_two_readers_could_end_differently_reaches_no_client() {
     let pod = Pod::start();
-    for (what, response) in [
-        ("two lengths", &b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 40\r\n\r\nabcd"[..]),
-        ("a signed length", b"HTTP/1.1 200 OK\r\ncontent-length: +4\r\n\r\nabcd"),
-        ("a folded header", b"HTTP/1.1 200 OK\r\nx: a\r\n content-length: 4\r\n\r\nabcd"),
-        ("a bare carriage return", b"HTTP/1.1 200 OK\r\nx: a\rset-cookie: b\r\ncontent-length: 4\r\n\r\nabcd"),
-    ] {
+    for (what, response) in UNCLEAR_RESPONSES {
         let (app, _) = apps::recorder(response).await;
         let answer = get(pod.dial(app).await, "").await;
         assert!(answer.starts_with("HTTP/1.1 502 "), "{what}: {answer}");
@@ -125,6 +138,174 @@ async fn heads_that_are_never_finished_hold_nobody_up() {
     is_served(&pod).await;
 }
 
+/// A pod that has little patience with what is begun and not finished.
+fn hasty() -> Pod {
+    Pod::changed(|options| options.detect_timeout = Duration::from_millis(500))
+}
+
+/// Waits until the proxy has hung up, to which the client says a byte now and then, or nothing where there are none to say.
+pub(in crate::mesh) async fn is_cut_off(what: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin, dribble: &[u8]) {
+    let mut dribble = dribble.iter().cycle();
+    let cutting = async {
+        let mut said = [0; 1024];
+        loop {
+            if let Ok(Ok(0) | Err(_)) = timeout(Duration::from_millis(50), stream.read(&mut said)).await {
+                return;
+            }
+            if let Some(byte) = dribble.next()
+                && stream.write_all(&[*byte]).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), cutting).await.unwrap_or_else(|_| panic!("never ended: {what}"));
+}
+
+#[tokio::test]
+async fn a_head_that_is_not_finished_in_time_ends_its_connection_and_a_slow_body_or_silence_none() {
+    let (pod, app) = (hasty(), apps::http1().await);
+    // Two honest clients: one has a request under way whose body takes its time, the other says nothing after its first request.
+    let mut uploading = pod.dial(app).await;
+    uploading.write_all(post("content-length: 4", "ab").as_bytes()).await.unwrap();
+    let mut idle = pod.dial(app).await;
+    idle.write_all(b"GET /first HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+    until_heard(&mut idle, "/first").await;
+
+    for (what, begun, dribble) in [
+        ("a head without an end", &b"GET / HTTP/1.1\r\nx: "[..], &b""[..]),
+        ("a head drop by drop", b"GET / HTTP/1.1\r\nx: ", b"y"),
+        (
+            "a second head without an end",
+            b"GET / HTTP/1.1\r\nhost: web\r\n\r\nGET /2 HTTP/1.1\r\nhost: web\r\n\r\nGET",
+            b" ",
+        ),
+    ] {
+        let mut stream = pod.dial(app).await;
+        stream.write_all(begun).await.unwrap();
+        is_cut_off(what, stream, dribble).await;
+    }
+
+    uploading.write_all(b"cd").await.unwrap();
+    until_heard(&mut uploading, "content-length: 4").await;
+    idle.write_all(b"GET /second HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+    until_heard(&mut idle, "/second").await;
+}
+
+pub(in crate::mesh) async fn until_heard(stream: &mut (impl AsyncRead + Unpin), text: &str) {
+    let mut heard = Vec::new();
+    let hearing = async {
+        while !String::from_utf8_lossy(&heard).contains(text) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "hung up after {heard:?}");
+        }
+    };
+    timeout(Duration::from_secs(60), hearing).await.unwrap_or_else(|_| panic!("never said: {text}"));
+}
+
+#[tokio::test]
+async fn http2_that_is_not_finished_in_time_ends_its_connection_and_a_silent_one_goes_on() {
+    // Without pings, which a client that is within a head could not answer.
+    let pod = Pod::changed(|options| {
+        options.detect_timeout = Duration::from_millis(500);
+        options.http2_keep_alive = (Duration::ZERO, Duration::ZERO);
+    });
+    let app = apps::http2().await;
+    let drain = hawser::net::drain::Drain::new();
+    let builder = hyper::client::conn::http2::Builder::new(drain.clone());
+    let (mut sender, connection) =
+        builder.handshake::<_, Empty<Bytes>>(TokioIo::new(pod.dial(app).await)).await.unwrap();
+    drain.spawn(connection);
+    let request = || Request::get("http://web/").body(Empty::new()).unwrap();
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
+
+    let begun = [PREFACE, &frame(HEADERS, 0, 1, GET)].concat();
+    let within = [PREFACE, &frame(HEADERS, 0, 1, GET)[..12]].concat();
+    for (what, begun, dribble) in [
+        ("a preface without an end", &PREFACE[..20], vec![]),
+        ("no settings", &PREFACE[..24], vec![]),
+        ("headers without an end", &begun, vec![]),
+        ("half a frame of headers", &within, vec![]),
+        ("empty continuations", &begun, frame(CONTINUATION, 0, 1, b"")),
+    ] {
+        let mut stream = pod.dial(app).await;
+        stream.write_all(begun).await.unwrap();
+        is_cut_off(what, stream, &dribble).await;
+    }
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), 200, "it has been silent for as long");
+}
+
+#[tokio::test]
+async fn what_does_not_prove_itself_in_time_is_cut_off_at_the_inbound_port() {
+    let pod = hasty();
+    let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[b'a'; 100]].concat();
+    for (what, begun, dribble) in [
+        ("nothing", &b""[..], &b""[..]),
+        ("half a ClientHello", &hello, b""),
+        ("a ClientHello drop by drop", &hello, b"a"),
+    ] {
+        let mut stream = pod.dial_direct().await;
+        stream.write_all(begun).await.unwrap();
+        is_cut_off(what, stream, dribble).await;
+    }
+    let header = header(apps::http1().await, Protocol::Http1).encode();
+    for said in [0, header.len() / 2, header.len() - 1] {
+        let peer = Peer::meshed(&pod, &pod.authority.credentials(CART));
+        let mut stream = peer.handshake(pod.dial_direct().await).await.unwrap();
+        stream.write_all(&header[..said]).await.unwrap();
+        is_cut_off("a transport header without an end", stream, b"").await;
+    }
+    let app = apps::http1().await;
+    let served = Peer::meshed(&pod, &pod.authority.credentials(CART));
+    assert!(served.is_let_in(pod.dial_direct().await, &super::header(app, Protocol::Http1)).await);
+}
+
+#[tokio::test]
+async fn however_many_prove_nothing_whoever_does_gets_in() {
+    let pod = Pod::changed(|options| options.newcomers_max = 10);
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(pod.dial_direct().await);
+    }
+    let peer = Peer::meshed(&pod, &pod.authority.credentials(CART));
+    let header = header(apps::http1().await, Protocol::Http1);
+    assert!(peer.is_let_in(pod.dial_direct().await, &header).await);
+    // Those that had been there longest had to go, long before their time was over.
+    for stream in silent.into_iter().take(20) {
+        is_cut_off("one of too many", stream, b"").await;
+    }
+    assert!(pod.metrics.encode().unwrap().contains("inbound_tcp_errors_total{error=\"loadshed\"}"));
+}
+
+#[tokio::test]
+async fn strangers_leave_room_for_the_mesh() {
+    let (pod, app) = (Pod::changed(|options| options.strangers_max = 3), apps::http1().await);
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let mut stream = pod.dial(app).await;
+        stream.write_all(b"GET /in HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+        until_heard(&mut stream, "/in").await;
+        strangers.push(stream);
+    }
+    is_cut_off("a stranger too many", pod.dial(app).await, b"").await;
+    let peer = Peer::meshed(&pod, &pod.authority.credentials(CART));
+    assert!(peer.is_let_in(pod.dial_direct().await, &header(app, Protocol::Http1)).await);
+    strangers.pop();
+    becomes_true("a place is free", || pod.snapshot().live.len() == 2).await;
+    let served = async {
+        loop {
+            let mut stream = pod.dial(app).await;
+            // Either may find that there was no place yet.
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n").await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            if answer.starts_with(b"HTTP/1.1 200") {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), served).await.expect("the place stays taken");
+}
+
 #[tokio::test]
 async fn a_client_hello_without_end_is_not_collected() {
     let pod = Pod::start();
@@ -138,26 +319,26 @@ async fn a_client_hello_without_end_is_not_collected() {
     is_served(&pod).await;
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(in crate::mesh) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(in crate::mesh) const HEADERS: u8 = 1;
+pub(in crate::mesh) const RST_STREAM: u8 = 3;
+pub(in crate::mesh) const SETTINGS: u8 = 4;
+pub(in crate::mesh) const PING: u8 = 6;
+pub(in crate::mesh) const GOAWAY: u8 = 7;
+pub(in crate::mesh) const CONTINUATION: u8 = 9;
+pub(in crate::mesh) const END_STREAM: u8 = 1;
+pub(in crate::mesh) const END_HEADERS: u8 = 4;
 /// `GET http://web/`, as HPACK has it.
-const GET: &[u8] = b"\x82\x86\x84\x41\x03web";
+pub(in crate::mesh) const GET: &[u8] = b"\x82\x86\x84\x41\x03web";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(in crate::mesh) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// Sends an HTTP/2 client's frames for as long as the proxy takes them, and gives the kinds of those it sends.
-async fn frames_answered(pod: &Pod, app: SocketAddr, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
-    let (mut read, mut write) = pod.dial(app).await.into_split();
+pub(in crate::mesh) async fn frames_answered(stream: TcpStream, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let (mut read, mut write) = stream.into_split();
     let say = async {
         write.write_all(PREFACE).await?;
         for frame in frames {
@@ -183,7 +364,7 @@ async fn frames_answered(pod: &Pod, app: SocketAddr, frames: impl Iterator<Item 
         }
     };
     let both = async { tokio::join!(say, hear) };
-    tokio::time::timeout(std::time::Duration::from_secs(60), both).await.expect("nobody ends it").1
+    timeout(Duration::from_secs(60), both).await.expect("nobody ends it").1
 }
 
 #[tokio::test]
@@ -193,7 +374,7 @@ async fn a_client_that_opens_and_resets_streams_without_end_is_sent_away() {
         let stream = 2 * at + 1;
         [frame(HEADERS, END_STREAM | END_HEADERS, stream, GET), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
     });
-    let kinds = frames_answered(&pod, app, rapid).await;
+    let kinds = frames_answered(pod.dial(app).await, rapid).await;
     assert_eq!(kinds.last(), Some(&GOAWAY), "{kinds:?}");
     is_served(&pod).await;
 }
@@ -204,7 +385,7 @@ async fn a_head_that_is_continued_without_end_ends_the_connection() {
     let header = [&b"\x00\x01x\x7f\x81\x7e"[..], &[b'y'; 16_000]].concat();
     let begun = std::iter::once(frame(HEADERS, 0, 1, GET));
     let endless = begun.chain((0..10_000).map(move |_| frame(CONTINUATION, 0, 1, &header)));
-    let kinds = frames_answered(&pod, app, endless).await;
+    let kinds = frames_answered(pod.dial(app).await, endless).await;
     assert!(!kinds.contains(&HEADERS), "{kinds:?}");
     is_served(&pod).await;
 }
@@ -244,7 +425,7 @@ async fn no_header_comes_in_within_another() {
         frame(HEADERS, END_STREAM | END_HEADERS, 3, &fair),
         frame(GOAWAY, 0, 0, &[0; 8]),
     ];
-    frames_answered(&pod, app, requests.into_iter()).await;
+    frames_answered(pod.dial(app).await, requests.into_iter()).await;
     assert!(!heard.text().contains("x-evil"), "{}", heard.text());
 }
 

@@ -1,9 +1,9 @@
 //! The way in: what peers, strangers and impostors get from a pod's proxy.
 
-mod apps;
 mod drain;
+mod errors;
 mod h2spec;
-mod hostile;
+pub(super) mod hostile;
 mod metrics;
 mod repeat;
 mod world;
@@ -27,6 +27,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use self::world::{Authority, CART, Peer, Pod, WEB, app_tls, becomes_true};
+use super::apps;
 
 fn header(app: SocketAddr, protocol: Protocol) -> Header {
     Header { port: app.port(), name: None, protocol }

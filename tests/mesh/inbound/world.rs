@@ -114,18 +114,23 @@ impl Pod {
     }
 
     pub(super) fn with_policy(default_policy: DefaultPolicy) -> Self {
-        Self::with(default_policy, None)
+        Self::with(default_policy, None, |_| ())
+    }
+
+    /// One whose settings are other than usual.
+    pub(super) fn changed(change: impl FnOnce(&mut Options)) -> Self {
+        Self::with(DefaultPolicy::AllUnauthenticated, None, change)
     }
 
     /// A pod whose port of `app` has the policy that a control plane told it.
     pub(super) async fn told(app: SocketAddr, server: Server) -> Self {
-        let pod = Self::with(DefaultPolicy::Deny, Some(server));
+        let pod = Self::with(DefaultPolicy::Deny, Some(server), |_| ());
         let mut policy = pod.policies.port(app.port());
         tokio::time::timeout(Duration::from_secs(10), policy.changed()).await.unwrap().unwrap();
         pod
     }
 
-    fn with(default_policy: DefaultPolicy, told: Option<Server>) -> Self {
+    fn with(default_policy: DefaultPolicy, told: Option<Server>, change: impl FnOnce(&mut Options)) -> Self {
         let authority = Authority::new();
         let (_, bundle) = watch::channel(authority.bundle.clone());
         let (_, credentials) = watch::channel(Some(authority.credentials(WEB)));
@@ -149,7 +154,7 @@ impl Pod {
             }
             Some(server) => Policies::new(InboundServerPoliciesServer::new(Control(server)), settings, Drain::new()),
         };
-        let options = Options {
+        let mut options = Options {
             port: INBOUND_PORT,
             ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
             detect_timeout: Duration::from_secs(10),
@@ -157,9 +162,12 @@ impl Pod {
             user_timeout: Some(Duration::from_secs(30)),
             app: AppOptions { connect_timeout: Duration::from_secs(1), idle_timeout: Duration::from_secs(3) },
             in_flight_max: Self::IN_FLIGHT_MAX,
+            strangers_max: 1_000,
+            newcomers_max: 1_000,
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
             tells_client_ip: true,
         };
+        change(&mut options);
         let inbound = Inbound::new(options, tls, policies.clone(), connections.clone(), metrics.clone(), drain.clone());
         Self { authority, connections, metrics, drain, policies, inbound: Arc::new(inbound) }
     }

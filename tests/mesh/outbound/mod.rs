@@ -1,7 +1,9 @@
 //! The way out of a pod: what an app's connection becomes, against real TLS peers and a control plane in this process.
 
+mod errors;
+mod hostile;
 mod metrics;
-mod world;
+pub(crate) mod world;
 
 use std::time::Duration;
 

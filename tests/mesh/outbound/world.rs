@@ -92,6 +92,10 @@ impl Pod {
     }
 
     pub(crate) fn start_patient(pki: &Pki, control: &Control, failfast: Duration) -> Self {
+        Self::start_with(pki, control, failfast, Duration::from_secs(10))
+    }
+
+    pub(crate) fn start_with(pki: &Pki, control: &Control, failfast: Duration, detect_timeout: Duration) -> Self {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
         let tls = pki.tls(CLIENT);
         let address: ControlAddr = control.address.to_string().parse().unwrap();
@@ -122,7 +126,7 @@ impl Pod {
         };
         let discovery = Discovery::new(channel.clone(), channel, settings, connector);
         let options = outbound::Options {
-            detect_timeout: Duration::from_secs(10),
+            detect_timeout,
             requests_max: 100,
             keep_alive: (Duration::ZERO, Duration::ZERO),
             tells_why: true,
