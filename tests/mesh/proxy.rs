@@ -230,7 +230,7 @@ fn a_proxy_that_is_told_to_end_together_with_its_app_goes_on_until_that_has_ende
     pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
-    std::fs::write(&token, "shop/web").unwrap();
+    std::fs::write(&token, "of.shop.web").unwrap();
     let authority = Authority::new();
     authority.serve_in(&pod);
     app_on(&other, "0.0.0.0:8000");
