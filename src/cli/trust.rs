@@ -32,6 +32,11 @@ pub(super) struct Args {
 enum Command {
     /// End a rotation of the trust anchor, and go back to the old one
     Abort,
+    /// Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod
+    ///
+    /// The ended anchor's key signs again, until every proxy has heard of the new anchor; from there on it is a rotation as any other. Refused where
+    /// the anchor has not ended, for everything else renews itself.
+    Recover,
     /// Replace the trust anchor, or the issuer, now
     ///
     /// The identity role does it: this asks for it and returns. `hawser trust status --watch` shows how it goes.
@@ -92,6 +97,7 @@ pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow:
         let bundles: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), &global.hawser_namespace);
         match &args.command {
             Command::Abort => ask(&bundles, Request::Abort).await,
+            Command::Recover => ask(&bundles, Request::Recover).await,
             Command::Rotate(rotate) if rotate.anchor => ask(&bundles, Request::RotateAnchor).await,
             Command::Rotate(_) => ask(&bundles, Request::RotateIssuer).await,
             Command::Status(status) => show(&bundles, status, out).await,

@@ -35,7 +35,7 @@ use super::{Common, Role, grpc, trust_bundle};
 use crate::cluster::token_review::ApiServer;
 use crate::manifest::names::{CLIENT_IP, TOKEN_AUDIENCE};
 use crate::net::drain::Drain;
-use crate::pki::Validity;
+use crate::pki::{Lifetime, Lifetimes, Validity, parse_duration};
 use crate::wire::identity::identity_server::IdentityServer;
 use crate::wire::trust::WATCH;
 use authority::{Authority, Status};
@@ -47,8 +47,6 @@ use trust::Trust;
 const REQUEST_BYTES_MAX: usize = 24 << 10;
 /// How long a request may take as a whole: reading it, and twice waiting for the API server. Then its place is free again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(14);
-/// Clocks of one cluster that differ by more than a day have other problems than certificates.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -58,11 +56,23 @@ pub struct Args {
     #[arg(long, env = "HAWSER_IDENTITY_ADDRESS", default_value = "[::]:8080", value_name = "IP:PORT")]
     address: SocketAddr,
     /// How long a certificate is valid
-    #[arg(long, env = "HAWSER_ISSUANCE_LIFETIME", default_value = "24h", value_parser = lifetime, value_name = "DURATION")]
+    #[arg(long, env = "HAWSER_ISSUANCE_LIFETIME", default_value = "24h", value_parser = parse_duration, value_name = "DURATION")]
     issuance_lifetime: Duration,
     /// How far clocks of nodes may differ
-    #[arg(long, env = "HAWSER_CLOCK_SKEW_ALLOWANCE", default_value = "20s", value_parser = skew, value_name = "DURATION")]
+    #[arg(long, env = "HAWSER_CLOCK_SKEW_ALLOWANCE", default_value = "20s", value_parser = parse_duration, value_name = "DURATION")]
     clock_skew_allowance: Duration,
+    /// How long an issuer made here is valid
+    #[arg(long, env = "HAWSER_ISSUER_LIFETIME", default_value = "90d", value_parser = parse_duration, value_name = "DURATION")]
+    issuer_lifetime: Duration,
+    /// How long before its end an issuer made here is replaced
+    #[arg(long, env = "HAWSER_ISSUER_RENEW_BEFORE", default_value = "30d", value_parser = parse_duration, value_name = "DURATION")]
+    issuer_renew_before: Duration,
+    /// How long a trust anchor made here is valid
+    #[arg(long, env = "HAWSER_ANCHOR_LIFETIME", default_value = "3652d", value_parser = parse_duration, value_name = "DURATION")]
+    anchor_lifetime: Duration,
+    /// How long before its end a trust anchor begins to be replaced
+    #[arg(long, env = "HAWSER_ANCHOR_ROTATE_BEFORE", default_value = "730d", value_parser = parse_duration, value_name = "DURATION")]
+    anchor_rotate_before: Duration,
     /// Whether pods may prove themselves by a token for the API server: for pods that have none for the mesh
     #[arg(
         long,
@@ -74,8 +84,34 @@ pub struct Args {
     accept_api_server_tokens: bool,
 }
 
+impl Args {
+    fn lifetimes(&self) -> anyhow::Result<Lifetimes> {
+        let lifetimes = Lifetimes {
+            leaf: self.issuance_lifetime,
+            skew: self.clock_skew_allowance,
+            issuer: self.issuer_lifetime,
+            issuer_renew_before: self.issuer_renew_before,
+            anchor: self.anchor_lifetime,
+            anchor_rotate_before: self.anchor_rotate_before,
+        };
+        lifetimes.check().map_err(|(which, why)| {
+            let flag = match which {
+                Lifetime::Leaf => "issuance-lifetime",
+                Lifetime::Skew => "clock-skew-allowance",
+                Lifetime::Issuer => "issuer-lifetime",
+                Lifetime::IssuerRenewBefore => "issuer-renew-before",
+                Lifetime::Anchor => "anchor-lifetime",
+                Lifetime::AnchorRotateBefore => "anchor-rotate-before",
+            };
+            anyhow::Error::new(why).context(format!("--{flag} cannot be that"))
+        })?;
+        Ok(lifetimes)
+    }
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let Args { common, address, issuance_lifetime, clock_skew_allowance, accept_api_server_tokens } = args;
+    let lifetimes = args.lifetimes()?;
+    let Args { common, address, accept_api_server_tokens, .. } = args;
     super::start(common, async |role: Role| {
         let block = role.readiness.block("the issuer");
         trust_bundle::keep_copy(&role);
@@ -84,7 +120,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let authority = Authority::new(
                 role.client.clone(),
                 &role.common,
-                issuance_lifetime + 2 * clock_skew_allowance,
+                lifetimes,
                 Status::register(&mut registry),
                 role.drain.clone(),
             );
@@ -95,7 +131,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             certify::Settings {
                 control_namespace: role.common.control_namespace.clone(),
                 trust_domain: role.common.trust_domain.clone(),
-                validity: Validity { lifetime: issuance_lifetime, skew: clock_skew_allowance },
+                validity: Validity { lifetime: lifetimes.leaf, skew: lifetimes.skew },
             },
             authority.signing(),
             Arc::new(ApiServer {
@@ -166,55 +202,9 @@ fn source(caller: Caller, headers: &HeaderMap) -> Source {
     if caller.is_local { said().unwrap_or(caller.ip) } else { caller.ip }
 }
 
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let lifetime = duration(text)?;
-    if lifetime < Duration::from_secs(1) { Err("less than a second".into()) } else { Ok(lifetime) }
-}
-
-fn skew(text: &str) -> Result<Duration, String> {
-    let skew = duration(text)?;
-    if skew > CLOCK_SKEW_MAX { Err("more than a day".into()) } else { Ok(skew) }
-}
-
-/// A duration as values files have it: numbers with units, such as `24h`, `1m30s` or `24h0m0s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let invalid = || "expected a duration such as 24h, 90s or 1h30m".to_owned();
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-        let (number, after) = rest.split_at(unit_at);
-        let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_end);
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        let part = match unit {
-            "ms" => Some(Duration::from_millis(number)),
-            "s" => Some(Duration::from_secs(number)),
-            "m" => number.checked_mul(60).map(Duration::from_secs),
-            "h" => number.checked_mul(60 * 60).map(Duration::from_secs),
-            "d" => number.checked_mul(24 * 60 * 60).map(Duration::from_secs),
-            _ => None,
-        };
-        total = part.and_then(|part| total.checked_add(part)).ok_or_else(invalid)?;
-        rest = after;
-    }
-    Ok(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_durations_as_values_files_have_them() {
-        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(duration("24h0m0s"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-    }
 
     #[test]
     fn only_the_proxy_of_this_pod_speaks_for_others() {
@@ -227,14 +217,5 @@ mod tests {
         assert_eq!(source(Caller { ip: pod, is_local: false }, &headers), pod);
         headers.insert(CLIENT_IP, http::HeaderValue::from_static("nobody"));
         assert_eq!(source(local, &headers), pod);
-    }
-
-    #[test]
-    fn refuses_durations_without_unit_and_beyond_reason() {
-        for text in ["", "24", "h", "-1s", "1 s", "1y", "99999999999999999999s", "999999999999999999h"] {
-            assert!(duration(text).is_err(), "{text:?}");
-        }
-        assert!(lifetime("0s").is_err());
-        assert!(skew("25h").is_err());
     }
 }

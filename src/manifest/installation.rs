@@ -127,6 +127,10 @@ fn fillings(values: &Values, namespace: &str) -> Fillings {
         ("accept_api_server_tokens", values.identity.accept_api_server_tokens.to_string().into()),
         ("issuance_lifetime", values.identity.issuer.issuance_lifetime.as_str().into()),
         ("clock_skew_allowance", values.identity.issuer.clock_skew_allowance.as_str().into()),
+        ("issuer_lifetime", values.identity.issuer.lifetime.as_str().into()),
+        ("issuer_renew_before", values.identity.issuer.renew_before.as_str().into()),
+        ("anchor_lifetime", values.identity.anchor.lifetime.as_str().into()),
+        ("anchor_rotate_before", values.identity.anchor.rotate_before.as_str().into()),
         ("webhook_failure_policy", json!(values.webhook_failure_policy)),
         ("webhook_timeout", values.proxy_injector.timeout_seconds.into()),
     ])

@@ -89,7 +89,17 @@ pub struct Amount {
 pub struct Identity {
     /// Whether pods may prove themselves by a token for the API server, where they have none for the mesh.
     pub accept_api_server_tokens: bool,
+    pub anchor: Anchor,
     pub issuer: Issuer,
+}
+
+/// Trust anchors, as the identity role makes them; one that was brought lives as long as it says.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Anchor {
+    pub lifetime: String,
+    /// How long before its end its replacement begins.
+    pub rotate_before: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -98,6 +108,10 @@ pub struct Issuer {
     /// How long leaves are valid.
     pub issuance_lifetime: String,
     pub clock_skew_allowance: String,
+    /// How long issuers are valid that the identity role makes.
+    pub lifetime: String,
+    /// How long before its end one is replaced.
+    pub renew_before: String,
 }
 
 /// The proxy beside each app; a pod or namespace can choose otherwise by `config.linkerd.io/…`.
@@ -208,7 +222,18 @@ impl Default for Values {
 
 impl Default for Issuer {
     fn default() -> Self {
-        Self { issuance_lifetime: "24h".into(), clock_skew_allowance: "20s".into() }
+        Self {
+            issuance_lifetime: "24h".into(),
+            clock_skew_allowance: "20s".into(),
+            lifetime: "90d".into(),
+            renew_before: "30d".into(),
+        }
+    }
+}
+
+impl Default for Anchor {
+    fn default() -> Self {
+        Self { lifetime: "3652d".into(), rotate_before: "730d".into() }
     }
 }
 

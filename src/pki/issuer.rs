@@ -20,15 +20,10 @@ use super::bundle::{Bundle, NotTrusted};
 use super::certificate::{Certificate, InvalidCertificate};
 use super::csr::Csr;
 use super::leaf_key::{LeafKey, NoKey, common_name, dns_name};
+use super::lifetimes::{BACKDATED, Lifetimes};
 use crate::mesh::Identity;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Anchors are rotated by choice, so what they need is to outlive everyone's attention.
-const ANCHOR_LIFETIME: Duration = Duration::from_secs(3652 * 24 * 60 * 60);
-/// Renewing at a third leaves a control plane that is down for a month its issuer.
-const ISSUER_LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// How far clocks of nodes may be behind the one that made a certificate.
-const SKEW: Duration = Duration::from_secs(60 * 60);
 /// The certificates of one issuer's chain: itself, and those between it and the anchor.
 const CHAIN_MAX: usize = 8;
 
@@ -103,14 +98,21 @@ pub enum CannotSign {
 }
 
 impl Anchor {
-    /// Makes a new anchor for a trust domain, valid for ten years.
+    /// Makes a new anchor for a trust domain, valid for as long as anchors are by default.
     ///
     /// # Errors
     /// Where there is no randomness.
     pub fn create(trust_domain: &str, now: SystemTime) -> Result<Self, CannotSign> {
+        Self::create_until(trust_domain, now, now + Lifetimes::default().anchor)
+    }
+
+    /// Makes a new anchor for a trust domain.
+    ///
+    /// # Errors
+    /// Where there is no randomness.
+    pub fn create_until(trust_domain: &str, now: SystemTime, end: SystemTime) -> Result<Self, CannotSign> {
         let key = new_key()?;
-        let wish =
-            authority(&format!("root.{trust_domain}"), now, now + ANCHOR_LIFETIME, BasicConstraints::Unconstrained)?;
+        let wish = authority(&format!("root.{trust_domain}"), now, end, BasicConstraints::Unconstrained)?;
         let certificate = Certificate::from_der(wish.self_signed(&key).map_err(CannotSign::Sign)?.der().clone())
             .map_err(CannotSign::Read)?;
         Ok(Self(Authority { certificate, signer: rcgen::Issuer::new(wish, key) }))
@@ -134,25 +136,33 @@ impl Anchor {
         self.0.signer.key().serialize_pem()
     }
 
-    /// Whether less than a fifth of the anchor's life is left at `now`: of ten years, two for a successor to be believed everywhere.
-    pub fn needs_rotation(&self, now: SystemTime) -> bool {
-        let life = self.0.certificate.not_after().duration_since(self.0.certificate.not_before()).unwrap_or_default();
-        self.0.certificate.not_after().duration_since(now).unwrap_or_default() < life / 5
-    }
-
     /// Whether this anchor signed `issuer`. Names do not tell, for an anchor and its successor have the same; so a leaf is made and verified.
     pub fn signed(&self, issuer: &Issuer) -> bool {
         let only = Bundle::parse_pem(&self.0.certificate.to_pem());
         only.is_ok_and(|only| issuer.validate(&only, issuer.certificate().not_before()).is_ok())
     }
 
-    /// Makes a new issuer under this anchor, valid for 90 days but never longer than the anchor.
+    /// Makes a new issuer under this anchor, valid for as long as issuers are by default but never longer than the anchor.
     ///
     /// # Errors
     /// Where there is no randomness.
     pub fn create_issuer(&self, trust_domain: &str, now: SystemTime) -> Result<Issuer, CannotSign> {
+        let end = (now + Lifetimes::default().issuer).min(self.0.certificate.not_after());
+        self.create_issuer_until(trust_domain, now, end)
+    }
+
+    /// Makes a new issuer under this anchor, until `end` whatever the anchor's own: how a mesh whose anchor has ended is brought back, for who
+    /// verifies a chain looks at the name and key of its anchor (RFC 5280 section 6.1.1), not at its validity.
+    ///
+    /// # Errors
+    /// Where there is no randomness.
+    pub fn create_issuer_until(
+        &self,
+        trust_domain: &str,
+        now: SystemTime,
+        end: SystemTime,
+    ) -> Result<Issuer, CannotSign> {
         let key = new_key()?;
-        let end = (now + ISSUER_LIFETIME).min(self.0.certificate.not_after());
         // Path length 0: what an issuer signs can never sign.
         let mut wish = authority(&format!("identity.{trust_domain}"), now, end, BasicConstraints::Constrained(0))?;
         wish.use_authority_key_identifier_extension = true;
@@ -201,12 +211,6 @@ impl Issuer {
     /// The key as PKCS #8, of an issuer that was made here.
     pub fn key_pem(&self) -> String {
         self.authority.signer.key().serialize_pem()
-    }
-
-    /// Whether less than a third of the issuer's life is left at `now`: time for its successor.
-    pub fn needs_renewal(&self, now: SystemTime) -> bool {
-        let life = self.not_after.duration_since(self.certificate().not_before()).unwrap_or_default();
-        self.not_after.duration_since(now).unwrap_or_default() < life / 3
     }
 
     /// Proves that leaves of this issuer will be believed by those who hold `bundle`: signs one for a name that
@@ -306,7 +310,7 @@ fn authority(
     constraints: BasicConstraints,
 ) -> Result<CertificateParams, CannotSign> {
     let mut wish = CertificateParams::default();
-    wish.not_before = OffsetDateTime::from(now.checked_sub(SKEW).ok_or(CannotSign::Instant)?);
+    wish.not_before = OffsetDateTime::from(now.checked_sub(BACKDATED).ok_or(CannotSign::Instant)?);
     wish.not_after = OffsetDateTime::from(not_after);
     wish.serial_number = Some(serial()?);
     wish.distinguished_name = common_name(name);

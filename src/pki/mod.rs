@@ -14,6 +14,7 @@ mod certificate;
 mod csr;
 mod issuer;
 mod leaf_key;
+mod lifetimes;
 mod rotation;
 pub mod serving;
 
@@ -22,4 +23,5 @@ pub use certificate::{Certificate, InvalidCertificate};
 pub use csr::{Asked, Csr, InvalidCsr, WrongCsr};
 pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};
-pub use rotation::{Phase, Request, Rotation};
+pub use lifetimes::{InvalidLifetimes, Lifetime, Lifetimes, parse_duration};
+pub use rotation::{EXPIRE_MARGIN, PUBLISH_MIN, Phase, Request, Rotation};

@@ -10,6 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+/// A new anchor is believed by those who watch at once, but a pod may be created meanwhile with the bundle as it was. Those are there, and asked,
+/// after this.
+pub const PUBLISH_MIN: Duration = Duration::from_secs(30);
+/// Replicas that have not seen the new issuer yet sign with the old one; they read it again every 15 s.
+pub const EXPIRE_MARGIN: Duration = Duration::from_secs(30);
+
 /// A rotation under way. None is kept when there is none.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Rotation {
@@ -17,6 +23,9 @@ pub struct Rotation {
     /// The fingerprints of the anchor that goes, and of the one that comes.
     pub old: String,
     pub new: String,
+    /// Whether the anchor that goes had ended before, and may sign all the same until every proxy believes the one that comes.
+    #[serde(default)]
+    pub recovers: bool,
     /// When the phase began, in seconds since 1970.
     pub since: u64,
     /// Who holds the switch, and why: the first of them.
@@ -48,14 +57,19 @@ impl Rotation {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Request {
     Abort,
+    /// Bring back a mesh whose anchor has ended.
+    Recover,
     RotateAnchor,
     RotateIssuer,
 }
 
 impl Request {
+    const ALL: [Self; 4] = [Self::Abort, Self::Recover, Self::RotateAnchor, Self::RotateIssuer];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Abort => "abort",
+            Self::Recover => "recover",
             Self::RotateAnchor => "rotate-anchor",
             Self::RotateIssuer => "rotate-issuer",
         }
@@ -66,6 +80,6 @@ impl FromStr for Request {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Abort, Self::RotateAnchor, Self::RotateIssuer].into_iter().find(|one| one.as_str() == text).ok_or(())
+        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or(())
     }
 }

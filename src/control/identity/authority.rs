@@ -40,7 +40,7 @@ use crate::manifest::names::{
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::readiness::BlockReady;
-use crate::pki::{Bundle, Certificate, Issuer, NotTrusted, Phase, Rotation};
+use crate::pki::{Bundle, Certificate, Issuer, Lifetimes, NotTrusted, Phase, Rotation};
 use crate::telemetry::error_chain;
 pub use plan::{KeyPem, Next, Settings, State, Stored, Trouble, next};
 
@@ -123,11 +123,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// `leaf_life` is how long a leaf can live after it was signed, by any clock.
-    pub fn new(client: Client, common: &Common, leaf_life: Duration, status: Status, drain: Drain) -> Self {
+    pub fn new(client: Client, common: &Common, lifetimes: Lifetimes, status: Status, drain: Drain) -> Self {
         let recorder = Recorder::new(client.clone(), IDENTITY.into());
         let namespace = common.control_namespace.clone();
-        let settings = Settings { trust_domain: common.trust_domain.clone(), leaf_life };
+        let settings = Settings { trust_domain: common.trust_domain.clone(), lifetimes };
         Self { client, namespace, settings, drain, status, recorder }
     }
 

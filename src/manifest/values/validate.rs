@@ -2,6 +2,7 @@
 
 use super::{Invalid, Values};
 use crate::manifest::inject::settings;
+use crate::pki::{Lifetime, Lifetimes, parse_duration};
 
 impl Values {
     /// Checks what types cannot say: durations, networks, ports, names.
@@ -38,6 +39,7 @@ impl Values {
             let value = self.proxy_injector.timeout_seconds.to_string();
             return refuse("proxyInjector.timeoutSeconds", &value, "Kubernetes takes 1 to 30".into());
         }
+        self.lifetimes()?;
         // The other texts are what annotations can set too, and are checked the same way.
         let proxy = &self.proxy;
         let texts = [
@@ -68,8 +70,6 @@ impl Values {
             ("proxyInit.ignoreOutboundPorts", "skip-outbound-ports", &self.proxy_init.ignore_outbound_ports),
             ("proxyInit.kubeAPIServerPorts", "skip-outbound-ports", &self.proxy_init.kube_api_server_ports),
             ("proxyInit.skipSubnets", "skip-subnets", &self.proxy_init.skip_subnets),
-            ("identity.issuer.issuanceLifetime", "shutdown-grace-period", &self.identity.issuer.issuance_lifetime),
-            ("identity.issuer.clockSkewAllowance", "shutdown-grace-period", &self.identity.issuer.clock_skew_allowance),
         ];
         let optional = [
             ("proxy.shutdownGracePeriod", "shutdown-grace-period", &proxy.shutdown_grace_period),
@@ -119,6 +119,34 @@ impl Values {
         }
         Ok(())
     }
+
+    /// How long certificates live, where that goes together.
+    fn lifetimes(&self) -> Result<Lifetimes, Invalid> {
+        let super::Identity { anchor, issuer, .. } = &self.identity;
+        let texts = |which| match which {
+            Lifetime::Leaf => ("identity.issuer.issuanceLifetime", &issuer.issuance_lifetime),
+            Lifetime::Skew => ("identity.issuer.clockSkewAllowance", &issuer.clock_skew_allowance),
+            Lifetime::Issuer => ("identity.issuer.lifetime", &issuer.lifetime),
+            Lifetime::IssuerRenewBefore => ("identity.issuer.renewBefore", &issuer.renew_before),
+            Lifetime::Anchor => ("identity.anchor.lifetime", &anchor.lifetime),
+            Lifetime::AnchorRotateBefore => ("identity.anchor.rotateBefore", &anchor.rotate_before),
+        };
+        let refused = |which, why| {
+            let (path, value) = texts(which);
+            Invalid::Value { path: path.into(), value: value.clone(), why }
+        };
+        let parse = |which| parse_duration(texts(which).1).map_err(|why| refused(which, why));
+        let lifetimes = Lifetimes {
+            leaf: parse(Lifetime::Leaf)?,
+            skew: parse(Lifetime::Skew)?,
+            issuer: parse(Lifetime::Issuer)?,
+            issuer_renew_before: parse(Lifetime::IssuerRenewBefore)?,
+            anchor: parse(Lifetime::Anchor)?,
+            anchor_rotate_before: parse(Lifetime::AnchorRotateBefore)?,
+        };
+        lifetimes.check().map_err(|(which, why)| refused(which, why.to_string()))?;
+        Ok(lifetimes)
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +170,11 @@ mod tests {
             "proxy.ports.inbound=4140",
             "proxy.uid=0",
             "identity.issuer.issuanceLifetime=soon",
+            "identity.issuer.clockSkewAllowance=2d",
+            "identity.issuer.lifetime=59d",
+            "identity.issuer.renewBefore=24h",
+            "identity.anchor.lifetime=2y",
+            "identity.anchor.rotateBefore=89d",
             "proxyInit.skipSubnets=x",
             "proxyInjector.timeoutSeconds=31",
         ] {

@@ -96,6 +96,17 @@ fn an_issuer_never_outlives_its_anchor() {
 }
 
 #[test]
+fn an_issuer_that_outlives_its_anchor_on_purpose_is_believed_after_the_anchors_end() {
+    let (anchor, _, bundle) = world();
+    let late = anchor.certificate().not_after() + DAY;
+    let capped = anchor.create_issuer(TRUST_DOMAIN, late).unwrap();
+    assert!(matches!(capped.validate(&bundle, late), Err(InvalidIssuer::NotTrusted(NotTrusted::Expired { .. }))));
+    let issuer = anchor.create_issuer_until(TRUST_DOMAIN, late, late + DAY).unwrap();
+    assert_eq!(issuer.validate(&bundle, late), Ok(()));
+    assert!(issuer.validate(&bundle, late + 2 * DAY).is_err());
+}
+
+#[test]
 fn comes_back_from_its_pem_and_still_signs() {
     let (anchor, issuer, bundle) = world();
     let anchor = Anchor::parse_pem(&anchor.certificate().to_pem(), &anchor.key_pem()).unwrap();
@@ -148,12 +159,4 @@ fn refuses_empty_and_broken_pem() {
     assert_eq!(Issuer::parse_pem(&issuer.chain_pem(), &issuer.chain_pem()).unwrap_err(), InvalidIssuer::Key);
     let long = issuer.chain_pem().repeat(CHAIN_MAX + 1);
     assert_eq!(Issuer::parse_pem(&long, &issuer.key_pem()).unwrap_err(), InvalidIssuer::ChainTooLong);
-}
-
-#[test]
-fn renews_in_the_last_third_of_its_life() {
-    let (_, issuer, _) = world();
-    assert!(!issuer.needs_renewal(now() + 59 * DAY));
-    assert!(issuer.needs_renewal(now() + 61 * DAY));
-    assert!(issuer.needs_renewal(now() + 91 * DAY));
 }

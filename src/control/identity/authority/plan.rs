@@ -5,12 +5,13 @@
 //!
 //! Start at [`next`].
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::Signing;
 use crate::manifest::names::{ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, ISSUER_SECRET};
 use crate::pki::{
-    Anchor, Bundle, CannotSign, Certificate, InvalidBundle, InvalidIssuer, Issuer, Phase, Request, Rotation,
+    Anchor, Bundle, CannotSign, Certificate, EXPIRE_MARGIN, InvalidBundle, InvalidIssuer, Issuer, Lifetimes,
+    PUBLISH_MIN, Phase, Request, Rotation,
 };
 
 /// A certificate (or chain) and its key, as PEM.
@@ -44,8 +45,7 @@ pub struct Stored {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub trust_domain: String,
-    /// How long a leaf can live after it was signed, by any clock.
-    pub leaf_life: Duration,
+    pub lifetimes: Lifetimes,
 }
 
 /// One step.
@@ -75,11 +75,6 @@ pub struct State {
     pub note: Option<(bool, &'static str, String)>,
 }
 
-/// A new anchor is believed by those who watch at once, but a pod may be created meanwhile with the bundle as it was. Those are there, and asked,
-/// after this.
-const PUBLISH_MIN: Duration = Duration::from_secs(30);
-/// Replicas that have not seen the new issuer yet sign with the old one; they read it again every 15 s.
-const EXPIRE_MARGIN: Duration = Duration::from_secs(60);
 /// Pods that are named as holding a rotation; more would be read by nobody.
 const NAMED_MAX: usize = 20;
 
@@ -100,6 +95,10 @@ pub enum Trouble {
         "config map {BUNDLE_CONFIG_MAP} names anchors that the mesh believes, but their key in secret {ANCHOR_SECRET} is gone and secret {ISSUER_SECRET} is empty; restore the key, put an issuer signed by it in place, or empty the config map to start over with a new anchor"
     )]
     AnchorGone,
+    #[error(
+        "the trust anchor {subject} has ended, and so has what it signed; `hawser trust recover` brings the mesh back, under a new one"
+    )]
+    AnchorEnded { subject: String },
     #[error("cannot make a certificate")]
     CannotSign(#[from] CannotSign),
 }
@@ -109,7 +108,6 @@ pub enum Trouble {
 /// # Errors
 /// Where what is stored is broken, or belongs to others and does not fit together.
 pub fn next(stored: &Stored, settings: &Settings, now: SystemTime) -> Result<Next, Trouble> {
-    let trust_domain = &settings.trust_domain;
     let parse = |pem: &KeyPem| Anchor::parse_pem(&pem.certificate, &pem.key);
     let anchor = stored.anchor.as_ref().map(parse).transpose().map_err(Trouble::Anchor)?;
     let successor = stored.successor.as_ref().map(parse).transpose().map_err(Trouble::Anchor)?;
@@ -125,7 +123,7 @@ pub fn next(stored: &Stored, settings: &Settings, now: SystemTime) -> Result<Nex
     let bundle = match (&anchor, bundle) {
         (None, None) if issuer.is_some() => return Err(Trouble::IssuerWithoutBundle),
         (None, None) => {
-            let new = Anchor::create(trust_domain, now)?;
+            let new = new_anchor(settings, now)?;
             return Ok(Next::WriteAnchors { anchor: pem(&new), successor: None });
         }
         // The bundle before the issuer: who gets a leaf of an issuer must be able to believe it.
@@ -158,9 +156,18 @@ pub fn next(stored: &Stored, settings: &Settings, now: SystemTime) -> Result<Nex
         if let Some(step) = rotating {
             return Ok(step);
         }
-        let signing_anchor = signing_anchor(stored.rotation.as_ref(), &anchors).unwrap_or(&anchor);
-        if issuer.as_ref().is_none_or(|issuer| issuer.needs_renewal(now)) {
-            let issuer = new_issuer(signing_anchor, trust_domain, now)?;
+        let rotation = stored.rotation.as_ref();
+        let signing_anchor = signing_anchor(rotation, &anchors).unwrap_or(&anchor);
+        let recovers = rotation.is_some_and(|rotation| rotation.recovers);
+        let (end, held_until) =
+            (issuer_end(signing_anchor, recovers, settings, now), issuer.as_ref().map(Issuer::not_after));
+        if end <= now && held_until.is_none_or(|held_until| held_until <= now) {
+            return Err(Trouble::AnchorEnded { subject: signing_anchor.certificate().subject().into() });
+        }
+        // One that would not live longer, for the anchor's end is near, is not worth making: there would be one after the other.
+        let is_due = |held_until| held_until < now + settings.lifetimes.issuer_renew_before && end > held_until;
+        if held_until.is_none_or(is_due) {
+            let issuer = new_issuer(signing_anchor, recovers, settings, now)?;
             return Ok(Next::WriteIssuer { issuer, is_asked: false });
         }
     }
@@ -192,8 +199,9 @@ fn rotate(
     let request = stored.request.as_deref().filter(|text| !text.is_empty()).map(str::parse::<Request>);
     let refused = |why: &str| Ok(Some(refuse(stored, bundle, why)));
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let begin = |phase, old: &Anchor, new: &Anchor| Rotation {
+    let begin = |phase, old: &Anchor, new: &Anchor, recovers| Rotation {
         phase,
+        recovers,
         old: old.certificate().fingerprint(),
         new: new.certificate().fingerprint(),
         since,
@@ -205,15 +213,17 @@ fn rotate(
     };
 
     let Some(rotation) = &stored.rotation else {
-        let is_due = anchor.needs_rotation(now);
+        let is_due = anchor.certificate().not_after() < now + settings.lifetimes.anchor_rotate_before;
+        let has_ended = has_ended(anchor, now);
         match request {
             Some(Err(())) => return refused("it is not known what is asked for"),
             Some(Ok(Request::Abort)) => return refused("no rotation is under way"),
             Some(Ok(Request::RotateIssuer)) => {
-                let issuer = new_issuer(anchor, &settings.trust_domain, now)?;
+                let issuer = new_issuer(anchor, false, settings, now)?;
                 return Ok(Some(Next::WriteIssuer { issuer, is_asked: true }));
             }
-            Some(Ok(Request::RotateAnchor)) => {}
+            Some(Ok(Request::Recover)) if !has_ended => return refused(NOTHING_TO_RECOVER),
+            Some(Ok(Request::RotateAnchor | Request::Recover)) => {}
             None if is_due => {}
             // What an aborted rotation left behind.
             None if successor.is_some() => {
@@ -222,12 +232,18 @@ fn rotate(
             None => return Ok(None),
         }
         let Some(successor) = successor else {
-            let new = Anchor::create(&settings.trust_domain, now)?;
+            let new = new_anchor(settings, now)?;
             return Ok(Some(Next::WriteAnchors { anchor: pem(anchor), successor: Some(pem(&new)) }));
         };
-        let why = if is_due { "the trust anchor is due for replacement" } else { "it was asked for" };
+        let recovers = matches!(request, Some(Ok(Request::Recover)));
+        let why = match request {
+            _ if recovers => RECOVERS,
+            Some(_) => "it was asked for",
+            None => "the trust anchor is due for replacement",
+        };
         let both = with(bundle, successor);
-        return state(both, Some(begin(Phase::Publish, anchor, successor)), true, "AnchorRotationStarted", why.into());
+        let rotation = begin(Phase::Publish, anchor, successor, recovers);
+        return state(both, Some(rotation), true, "AnchorRotationStarted", why.into());
     };
 
     let find = |wanted: &str| {
@@ -242,6 +258,14 @@ fn rotate(
     };
     match request {
         None => {}
+        Some(Ok(Request::Recover)) => {
+            let signing = if rotation.phase == Phase::Publish { old } else { Some(new) };
+            if rotation.recovers || !signing.is_some_and(|signing| has_ended(signing, now)) {
+                return refused(NOTHING_TO_RECOVER);
+            }
+            let rotation = Rotation { recovers: true, ..rotation.clone() };
+            return state(bundle.to_pem(), Some(rotation), true, "AnchorRotationStarted", RECOVERS.into());
+        }
         Some(Ok(Request::Abort)) => {
             return match (rotation.phase, old) {
                 (Phase::Publish, _) => {
@@ -250,7 +274,7 @@ fn rotate(
                 }
                 (_, Some(old)) => {
                     let why = "it was asked for; going back to the old anchor".to_owned();
-                    let back = begin(Phase::Switch, new, old);
+                    let back = begin(Phase::Switch, new, old, rotation.recovers);
                     state(bundle.to_pem(), Some(back), true, "AnchorRotationAborted", why)
                 }
                 (_, None) => refused("the old anchor has been retired already"),
@@ -290,7 +314,7 @@ fn rotate(
             None => Ok(None),
         },
         Phase::Switch if !is_under_new => {
-            let issuer = new_issuer(new, &settings.trust_domain, now)?;
+            let issuer = new_issuer(new, rotation.recovers, settings, now)?;
             Ok(Some(Next::WriteIssuer { issuer, is_asked: false }))
         }
         Phase::Switch => {
@@ -298,7 +322,7 @@ fn rotate(
             let why = "signing under the new anchor; leaves under the old one live on for a while".to_owned();
             state(bundle.to_pem(), Some(next), false, "AnchorRotationSigning", why)
         }
-        Phase::Expire if !is_under_new || elapsed < settings.leaf_life + EXPIRE_MARGIN => Ok(None),
+        Phase::Expire if !is_under_new || elapsed < settings.lifetimes.leaf_life() + EXPIRE_MARGIN => Ok(None),
         // The key first: an anchor that is in its secret is put into the bundle.
         Phase::Expire if successor.is_some() => Ok(Some(Next::WriteAnchors { anchor: pem(new), successor: None })),
         Phase::Expire => {
@@ -330,13 +354,36 @@ fn pem(anchor: &Anchor) -> KeyPem {
     KeyPem { certificate: anchor.certificate().to_pem(), key: anchor.key_pem() }
 }
 
-fn new_issuer(anchor: &Anchor, trust_domain: &str, now: SystemTime) -> Result<KeyPem, Trouble> {
-    let new = anchor.create_issuer(trust_domain, now)?;
+fn new_anchor(settings: &Settings, now: SystemTime) -> Result<Anchor, Trouble> {
+    Ok(Anchor::create_until(&settings.trust_domain, now, now + settings.lifetimes.anchor)?)
+}
+
+fn new_issuer(anchor: &Anchor, recovers: bool, settings: &Settings, now: SystemTime) -> Result<KeyPem, Trouble> {
+    let end = issuer_end(anchor, recovers, settings, now);
+    let new = anchor.create_issuer_until(&settings.trust_domain, now, end)?;
     Ok(KeyPem { certificate: new.chain_pem(), key: new.key_pem() })
 }
 
+/// An issuer lives no longer than its anchor; but where that has ended and the mesh is being brought back, proxies that know no other anchor
+/// must be able to believe who tells them of its successor.
+fn issuer_end(anchor: &Anchor, recovers: bool, settings: &Settings, now: SystemTime) -> SystemTime {
+    let longest = now + settings.lifetimes.issuer;
+    if recovers { longest } else { longest.min(anchor.certificate().not_after()) }
+}
+
+fn has_ended(anchor: &Anchor, now: SystemTime) -> bool {
+    anchor.certificate().not_after() <= now
+}
+
+const NOTHING_TO_RECOVER: &str =
+    "the trust anchor that signs has not ended, so issuer and certificates renew themselves";
+const RECOVERS: &str =
+    "it was asked to bring the mesh back: the ended anchor signs until every proxy believes the new one";
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const TRUST_DOMAIN: &str = "cluster.local";
@@ -346,8 +393,13 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600)
     }
 
+    /// Those of an installation, but for clocks that agree: so that tests can count in days.
+    fn lifetimes() -> Lifetimes {
+        Lifetimes { skew: Duration::ZERO, ..Lifetimes::default() }
+    }
+
     fn settings() -> Settings {
-        Settings { trust_domain: TRUST_DOMAIN.into(), leaf_life: DAY }
+        Settings { trust_domain: TRUST_DOMAIN.into(), lifetimes: lifetimes() }
     }
 
     impl Stored {
@@ -601,6 +653,70 @@ mod tests {
     }
 
     #[test]
+    fn an_issuer_that_cannot_outlive_its_anchor_is_not_made_again_and_again() {
+        let mut stored = Stored::default();
+        stored.settle(now());
+        // Nobody answers, so that the rotation that begins stays where it is.
+        let end = now() + lifetimes().anchor;
+        let (signing, _) = stored.settle(end - 10 * DAY);
+        assert_eq!(signing.issuer.not_after(), end);
+        let (same, steps) = stored.settle(end - DAY);
+        assert!(same.is(&signing) && steps == 0);
+        for late in [end, end + DAY] {
+            let ended = next(&stored, &settings(), late);
+            assert!(matches!(ended, Err(Trouble::AnchorEnded { .. })), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_mesh_whose_anchor_has_ended_comes_back_when_asked_to_and_not_before() {
+        for had_begun in [false, true] {
+            let mut stored = Stored::default();
+            stored.settle(now());
+            let old = Bundle::parse_pem(stored.bundle.as_deref().unwrap()).unwrap();
+            let end = now() + lifetimes().anchor;
+            if had_begun {
+                stored.settle(end - DAY);
+                assert_eq!(phase(&stored), Some(Phase::Publish));
+            }
+            let mut at = end + 30 * DAY;
+            // The rotation is due, and begins; but what the ended anchor would sign is nobody's to decide but a person's.
+            while let Ok(step) = next(&stored, &settings(), at) {
+                stored.write(step);
+            }
+            assert!(matches!(next(&stored, &settings(), at), Err(Trouble::AnchorEnded { .. })));
+            assert!(anchors(&stored) == 2 && phase(&stored) == Some(Phase::Publish));
+            stored.request = Some(Request::Recover.as_str().into());
+            assert!(is_believed(&mut stored, &old, at), "proxies that know the old anchor only are reached");
+            assert_eq!(stored.request, None);
+            // Those are told, renew their certificates, and a rotation goes on as any other.
+            at += 100 * DAY;
+            assert!(is_believed(&mut stored, &old, at), "for as long as it takes");
+            stored.unbelieving = Some(vec![]);
+            stored.settle(at);
+            assert_eq!(phase(&stored), Some(Phase::Expire));
+            let (signing, _) = stored.settle(at + DAY + EXPIRE_MARGIN);
+            assert_eq!((phase(&stored), anchors(&stored)), (None, 1));
+            assert!(signing.bundle != old && signing.bundle.anchors()[0].not_after() > at);
+        }
+    }
+
+    #[test]
+    fn a_mesh_that_lives_is_not_brought_back() {
+        for rotates in [false, true] {
+            let mut stored = if rotates { asked(Request::RotateAnchor) } else { Stored::default() };
+            stored.settle(now());
+            stored.request = Some(Request::Recover.as_str().into());
+            let before = stored.rotation.clone();
+            let step = next(&stored, &settings(), now()).unwrap();
+            let Next::WriteState(State { note: Some((true, reason, _)), .. }) = &step else { panic!("{step:?}") };
+            assert_eq!(*reason, "TrustRequestRefused");
+            stored.write(step);
+            assert_eq!((&stored.rotation, &stored.request), (&before, &None));
+        }
+    }
+
+    #[test]
     fn renews_the_issuer_when_asked_and_the_anchor_by_itself_in_time() {
         let mut stored = asked(Request::RotateIssuer);
         let before = stored.issuer.clone();
@@ -608,7 +724,7 @@ mod tests {
         assert!(stored.issuer != before && stored.request.is_none() && anchors(&stored) == 1);
         stored.settle(now() + 7 * 365 * DAY);
         assert_eq!(phase(&stored), None);
-        stored.settle(now() + 9 * 365 * DAY);
+        stored.settle(now() + 8 * 365 * DAY + 10 * DAY);
         assert_eq!(phase(&stored), Some(Phase::Publish));
     }
 }
