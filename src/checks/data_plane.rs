@@ -86,18 +86,37 @@ pub(super) fn proxies_have_the_bundle(snapshot: &Snapshot) -> Verdict {
     judge(|| {
         let Some(bundle) = trust::bundle(snapshot)? else { return Ok(Verdict::Skipped) };
         let present = bundle.sha256_hex();
-        let mut count = 0;
-        let mut lines = Vec::new();
+        let (mut count, mut lines, mut unknown) = (0, Vec::new(), Vec::new());
         for pod in meshed(snapshot, false)? {
             count += 1;
-            let annotations = pod.metadata.annotations.as_ref();
-            let given = annotations.and_then(|annotations| annotations.get(names::TRUST_ROOT_SHA256));
-            if given.is_some_and(|given| *given != present) {
-                lines.push(format!("{} was given another", name(pod)));
+            if !was_given_another(pod, &present) {
+                continue;
+            }
+            let key =
+                (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default());
+            match snapshot.believing.get(&key) {
+                // Whether it is ready is another check's question.
+                None => {}
+                Some(Ok(Some(told))) if told.believes(&bundle) => {}
+                Some(Ok(Some(_))) => lines.push(format!("{} does not yet", name(pod))),
+                Some(Ok(None)) => {
+                    lines.push(format!("{} was given another, and reads it at its start only", name(pod)));
+                }
+                Some(Err(unread)) => unknown.push(format!("{}: {unread}", name(pod))),
             }
         }
-        Ok(if count == 0 { Verdict::Skipped } else { Verdict::unless(lines) })
+        Ok(match (count, lines.is_empty(), unknown.is_empty()) {
+            (0, ..) => Verdict::Skipped,
+            (_, true, false) => Verdict::Unknown(unknown.join("; ")),
+            _ => Verdict::unless(lines.into_iter().chain(unknown).collect()),
+        })
     })
+}
+
+/// Whether the pod was created with a bundle that is not the one whose SHA-256 this is: then what its proxy believes by now is asked of it.
+fn was_given_another(pod: &Pod, sha256: &str) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(names::TRUST_ROOT_SHA256)).is_some_and(|given| given != sha256)
 }
 
 pub(super) fn versions_match(snapshot: &Snapshot) -> Verdict {
@@ -179,6 +198,7 @@ mod tests {
     use crate::checks::leaf::tests::{DAY, now};
     use crate::checks::tests::{fails, forbidden, healthy, is_unknown, passes};
     use crate::mesh::clock::Offset;
+    use crate::pki::{AnchorTold, ProxyTold};
 
     /// The data plane's only pod.
     fn web(snapshot: &mut Snapshot) -> &mut Pod {
@@ -222,17 +242,30 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_with_an_old_bundle_is_warned_of() {
+    fn a_proxy_that_does_not_believe_the_bundle_is_warned_of() {
         let mut snapshot = healthy();
-        let present = trust::bundle(&snapshot).unwrap().unwrap().sha256_hex();
+        let bundle = trust::bundle(&snapshot).unwrap().unwrap();
         let annotate = |snapshot: &mut Snapshot, digest: &str| {
             let annotations = web(snapshot).metadata.annotations.get_or_insert_default();
             annotations.insert(names::TRUST_ROOT_SHA256.into(), digest.into());
         };
-        annotate(&mut snapshot, &present);
+        annotate(&mut snapshot, &bundle.sha256_hex());
         assert!(passes(proxies_have_the_bundle, &snapshot));
+        // Created with another: what counts is what it believes by now.
         annotate(&mut snapshot, "0000");
-        assert_eq!(fails(proxies_have_the_bundle, &snapshot), ["shop/web-1 was given another"]);
+        let mut believing = |told| {
+            snapshot.believing.insert(("shop".into(), "web-1".into()), told);
+            proxies_have_the_bundle(&snapshot)
+        };
+        let anchors: Vec<_> = bundle.anchors().iter().map(AnchorTold::from).collect();
+        let told =
+            |anchors| ProxyTold { identity: None, bundle: String::new(), anchors, certificate: None, clock: None };
+        let failed = |line: &str| Verdict::unless(vec![line.into()]);
+        assert_eq!(believing(Ok(Some(told(anchors)))), Verdict::Passed);
+        assert_eq!(believing(Ok(Some(told(vec![])))), failed("shop/web-1 does not yet"));
+        let stock = failed("shop/web-1 was given another, and reads it at its start only");
+        assert_eq!(believing(Ok(None)), stock);
+        assert!(matches!(believing(Err(Unread("no answer".into()))), Verdict::Unknown(_)));
     }
 
     #[test]

@@ -158,7 +158,7 @@ pub const CHECKS: &[Check] = &[
         stage: Stage::Installed,
         title: "the trust anchors are within their validity",
         severity: Severity::Error,
-        hint: "new proxies cannot be believed any more: a new anchor is needed",
+        hint: "`hawser trust recover` brings the mesh back, under a new anchor",
         verdict: trust::anchors_are_valid,
     },
     Check {
@@ -167,7 +167,7 @@ pub const CHECKS: &[Check] = &[
         stage: Stage::Installed,
         title: "the trust anchors are valid for 60 more days",
         severity: Severity::Warning,
-        hint: "plan for a new anchor: every meshed pod must know it before the old one ends",
+        hint: "the identity role replaces its own anchor by itself: `hawser trust status` tells who holds it up; one that was brought is for its owner to replace",
         verdict: trust::anchors_have_time_left,
     },
     Check {
@@ -178,6 +178,15 @@ pub const CHECKS: &[Check] = &[
         severity: Severity::Error,
         hint: "`hawser identity -n NAMESPACE` of the control plane shows what its proxies show",
         verdict: trust::identity_is_proven,
+    },
+    Check {
+        id: "identity-untroubled",
+        category: IDENTITY,
+        stage: Stage::Installed,
+        title: "the identity role can use the anchor, issuer and bundle that are stored",
+        severity: Severity::Error,
+        hint: "it goes on with what it had, until that ends; put right what is stored, or `hawser trust recover` where the anchor has ended",
+        verdict: trust::identity_is_untroubled,
     },
     Check {
         id: "issuer-valid",
@@ -194,7 +203,7 @@ pub const CHECKS: &[Check] = &[
         stage: Stage::Installed,
         title: "the issuer is renewed in time",
         severity: Severity::Warning,
-        hint: "the identity role renews it at a third of its life: `kubectl logs` of its pod tells why it has not",
+        hint: "the identity role renews it: `kubectl logs` of its pod tells why it has not",
         verdict: trust::issuer_is_renewed,
     },
     Check {
@@ -282,9 +291,9 @@ pub const CHECKS: &[Check] = &[
         id: "proxies-bundle",
         category: DATA_PLANE,
         stage: Stage::Installed,
-        title: "the proxies were given the present trust bundle",
+        title: "the proxies believe the present trust bundle",
         severity: Severity::Warning,
-        hint: RESTART,
+        hint: "hawser's own are told within seconds; others read it at their start only, and must be restarted before the old anchor goes: `kubectl rollout restart`",
         verdict: data_plane::proxies_have_the_bundle,
     },
     Check {

@@ -31,6 +31,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::mesh::clock::Offset;
+use crate::pki::{IdentityTold, ProxyTold};
 
 /// Everything the checks look at, as it was at one time.
 #[derive(Clone, Debug)]
@@ -62,6 +63,10 @@ pub struct Snapshot {
     pub shown: BTreeMap<(String, String), Fact<Vec<CertificateDer<'static>>>>,
     /// How far the clocks of proxies are from the identity role's, by their own word; none of those that have not measured it, or do not tell.
     pub clocks: BTreeMap<(String, String), Offset>,
+    /// What proxies tell of whom they believe, by namespace and name of the pod. None of one that does not tell.
+    pub believing: BTreeMap<(String, String), Fact<Option<ProxyTold>>>,
+    /// What the identity role's pods tell of what they sign with, by name. None of one that does not tell.
+    pub signing: BTreeMap<String, Fact<Option<IdentityTold>>>,
     /// What the injector showed; none where there was no pod of it to ask.
     pub webhook_shown: Option<Fact<Vec<CertificateDer<'static>>>>,
     /// What `install` creates, and whether we may; empty where it was not asked.

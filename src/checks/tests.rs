@@ -54,6 +54,8 @@ pub(crate) fn healthy() -> Snapshot {
         namespace: None,
         shown,
         clocks: BTreeMap::from([(("shop".into(), "web-1".into()), Offset { offset_ms: -40, within_ms: 3 })]),
+        believing: BTreeMap::new(),
+        signing: BTreeMap::from([("hawser-identity-1".into(), Ok(Some(IdentityTold::default())))]),
         webhook_shown: Some(Ok(serving)),
         permissions: Ok(BTreeMap::new()),
     }

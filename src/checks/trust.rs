@@ -108,6 +108,18 @@ pub(super) fn issuer_is_renewed(snapshot: &Snapshot) -> Verdict {
     })
 }
 
+pub(super) fn identity_is_untroubled(snapshot: &Snapshot) -> Verdict {
+    judge(|| {
+        let (mut asked, mut lines) = (0, Vec::new());
+        for (pod, told) in &snapshot.signing {
+            let Some(told) = told.as_ref()? else { continue };
+            asked += 1;
+            lines.extend(told.trouble.iter().map(|trouble| format!("{pod}: {trouble}")));
+        }
+        Ok(if asked == 0 { Verdict::Skipped } else { Verdict::unless(lines) })
+    })
+}
+
 /// Whether a certificate that should have been renewed long ago has been.
 pub(super) fn renewal(certificate: &Certificate, now: SystemTime) -> Verdict {
     let left = left(certificate, now);
@@ -174,6 +186,7 @@ mod tests {
     use super::*;
     use crate::checks::leaf::tests::{DAY, now};
     use crate::checks::tests::{config_map, fails, forbidden, healthy, is_unknown, passes};
+    use crate::pki::IdentityTold;
 
     fn without_bundle() -> Snapshot {
         let mut snapshot = healthy();
@@ -223,6 +236,19 @@ mod tests {
         assert_eq!(fails(identity_is_proven, &snapshot), ["hawser-identity-1: it has expired"]);
         snapshot.shown.clear();
         assert!(is_unknown(identity_is_proven, &snapshot));
+    }
+
+    #[test]
+    fn what_the_identity_role_cannot_use_is_said_though_it_goes_on_with_what_it_had() {
+        let mut snapshot = healthy();
+        assert!(passes(identity_is_untroubled, &snapshot));
+        let told = IdentityTold { trouble: Some("secret x holds no usable issuer".into()), ..IdentityTold::default() };
+        snapshot.signing.insert("hawser-identity-2".into(), Ok(Some(told)));
+        assert_eq!(fails(identity_is_untroubled, &snapshot), ["hawser-identity-2: secret x holds no usable issuer"]);
+        snapshot.signing = [("hawser-identity-1".to_owned(), Err(Unread("no answer".into())))].into();
+        assert!(is_unknown(identity_is_untroubled, &snapshot));
+        snapshot.signing = [("hawser-identity-1".to_owned(), Ok(None))].into();
+        assert_eq!(identity_is_untroubled(&snapshot), Verdict::Skipped, "an older one does not tell");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! `hawser trust`: whom the mesh believes, and the replacement of what it believes.
 //!
-//! In: the ConfigMap of the bundle, where the identity role keeps how a rotation stands. Out: that, for people or as JSON; or a request in the same
-//! place, which the identity role does or refuses. No Secret is read.
+//! In: the ConfigMap of the bundle, where the identity role keeps how a rotation stands; the values of the installation; and what the identity role
+//! tells of its issuer, by a port-forward. Out: that, for people or as JSON; or a request in the ConfigMap, which the identity role does or refuses.
+//! No Secret is read.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -14,12 +16,16 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Global, Outcome, output};
+use crate::checks::{Fact, Unread};
 use crate::cluster::client;
-use crate::manifest::names::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, REQUEST_KEY, ROTATION_KEY};
-use crate::pki::{Bundle, Phase, Request, Rotation};
+use crate::cluster::snapshot::{self, Scope};
+use crate::manifest::names::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, CONFIG_MAP, REQUEST_KEY, ROTATION_KEY};
+use crate::manifest::values::Values;
+use crate::pki::{Bundle, IdentityTold, Phase, Request, Rotation, parse_duration};
 
 /// How often `--watch` looks.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
+const DAY_SECONDS: i64 = 86_400;
 
 /// Whom the mesh believes, and how that is replaced
 #[derive(Debug, clap::Args)]
@@ -41,7 +47,7 @@ enum Command {
     ///
     /// The identity role does it: this asks for it and returns. `hawser trust status --watch` shows how it goes.
     Rotate(Rotate),
-    /// Show the trust anchors, and where a rotation stands
+    /// Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed
     Status(Status),
 }
 
@@ -78,9 +84,32 @@ struct Shown {
     /// The SHA-256 of the bundle.
     bundle: String,
     anchors: Vec<Anchor>,
+    /// What the identity role signs with; none where no pod of it can be asked.
+    issuer: Option<Issuer>,
+    /// Why the identity role cannot use what is stored, or cannot be asked.
+    trouble: Vec<String>,
     rotation: Option<Rotation>,
     /// What the identity role has been asked for and has not looked at yet.
     request: Option<String>,
+    /// What would end if nothing renewed, the first first.
+    ends: Vec<End>,
+}
+
+/// Something that would end if nothing renewed.
+#[derive(Debug, Eq, PartialEq, Serialize)]
+struct End {
+    what: &'static str,
+    days_left: i64,
+    /// Negative where it is over.
+    seconds_left: i64,
+}
+
+#[derive(Debug, Eq, PartialEq, Serialize)]
+struct Issuer {
+    subject: String,
+    serial: String,
+    expires_at: String,
+    days_left: i64,
 }
 
 #[derive(Debug, Eq, PartialEq, Serialize)]
@@ -94,20 +123,21 @@ struct Anchor {
 pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow::Result<Outcome> {
     super::block_on(async {
         let cluster = client::connect(&global.cluster()).await?;
-        let bundles: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), &global.hawser_namespace);
+        let namespace = global.hawser_namespace.as_str();
+        let bundles: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), namespace);
         match &args.command {
             Command::Abort => ask(&bundles, Request::Abort).await,
             Command::Recover => ask(&bundles, Request::Recover).await,
             Command::Rotate(rotate) if rotate.anchor => ask(&bundles, Request::RotateAnchor).await,
             Command::Rotate(_) => ask(&bundles, Request::RotateIssuer).await,
-            Command::Status(status) => show(&bundles, status, out).await,
+            Command::Status(status) => show(&cluster.client, namespace, status, out).await,
         }
     })
 }
 
 async fn ask(bundles: &Api<ConfigMap>, request: Request) -> anyhow::Result<Outcome> {
-    let shown = read(bundles).await?;
-    match (request, &shown.rotation) {
+    let rotation = rotation(&read(bundles).await?)?;
+    match (request, &rotation) {
         (Request::Abort, None) => bail!("no rotation is under way"),
         (Request::RotateAnchor | Request::RotateIssuer, Some(_)) => {
             bail!("a rotation of the anchor is under way; `hawser trust abort` ends it")
@@ -123,12 +153,23 @@ async fn ask(bundles: &Api<ConfigMap>, request: Request) -> anyhow::Result<Outco
     Ok(Outcome::Yes)
 }
 
-async fn show(bundles: &Api<ConfigMap>, status: &Status, out: &mut impl Write) -> anyhow::Result<Outcome> {
+async fn show(
+    client: &kube::Client,
+    namespace: &str,
+    status: &Status,
+    out: &mut impl Write,
+) -> anyhow::Result<Outcome> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let mut before = None;
     loop {
-        let shown = read(bundles).await?;
+        let found = read(&maps).await?;
+        let values = maps.get_opt(CONFIG_MAP).await.context("cannot read the values of the installation")?;
+        let shown = shown(&found, values.as_ref(), told(client, namespace).await, SystemTime::now())?;
         let is_over = shown.rotation.is_none() && shown.request.is_none();
-        if before.as_ref() != Some(&shown) {
+        // That time passes is no news.
+        let news = (shown.bundle.clone(), shown.issuer.as_ref().map(|issuer| issuer.serial.clone()));
+        let news = (news, shown.trouble.clone(), shown.rotation.clone(), shown.request.clone());
+        if before.as_ref() != Some(&news) {
             match status.output {
                 Format::Json => output::json(&shown, out)?,
                 Format::Text => out.write_all(text(&shown).as_bytes())?,
@@ -138,34 +179,89 @@ async fn show(bundles: &Api<ConfigMap>, status: &Status, out: &mut impl Write) -
         if is_over || !status.watch {
             return Ok(Outcome::Yes);
         }
-        before = Some(shown);
+        before = Some(news);
         tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 
-async fn read(bundles: &Api<ConfigMap>) -> anyhow::Result<Shown> {
+async fn read(bundles: &Api<ConfigMap>) -> anyhow::Result<ConfigMap> {
     let found = bundles.get_opt(BUNDLE_CONFIG_MAP).await.context("cannot read the trust bundle")?;
-    let found =
-        found.with_context(|| format!("there is no config map `{BUNDLE_CONFIG_MAP}`; `-L` names another namespace"))?;
-    shown(&found, SystemTime::now())
+    found.with_context(|| format!("there is no config map `{BUNDLE_CONFIG_MAP}`; `-L` names another namespace"))
 }
 
-fn shown(found: &ConfigMap, now: SystemTime) -> anyhow::Result<Shown> {
-    let data = |key: &str| found.data.as_ref().and_then(|data| data.get(key)).filter(|text| !text.is_empty());
-    let bundle = data(BUNDLE_KEY).context("the identity role has not published a trust bundle yet")?;
+/// What each pod of the identity role tells; who may not ask, or whom nobody answers, sees the rest all the same.
+async fn told(client: &kube::Client, namespace: &str) -> BTreeMap<String, Fact<Option<IdentityTold>>> {
+    match snapshot::pods(client, &Scope::Namespace(namespace.to_owned()), None).await {
+        Ok(pods) => snapshot::identity_told(client, namespace, &pods).await,
+        Err(error) => {
+            let why = output::causes(&error).join(": ");
+            BTreeMap::from([("the pods of the identity role".to_owned(), Err(Unread(why)))])
+        }
+    }
+}
+
+fn data<'m>(found: &'m ConfigMap, key: &str) -> Option<&'m String> {
+    found.data.as_ref().and_then(|data| data.get(key)).filter(|text| !text.is_empty())
+}
+
+fn rotation(found: &ConfigMap) -> anyhow::Result<Option<Rotation>> {
+    let rotation = data(found, ROTATION_KEY).map(|text| serde_json::from_str(text)).transpose();
+    rotation.context("cannot read where the rotation stands")
+}
+
+fn shown(
+    found: &ConfigMap,
+    values: Option<&ConfigMap>,
+    told: BTreeMap<String, Fact<Option<IdentityTold>>>,
+    now: SystemTime,
+) -> anyhow::Result<Shown> {
+    let bundle = data(found, BUNDLE_KEY).context("the identity role has not published a trust bundle yet")?;
     let bundle = Bundle::parse_pem(bundle).context("cannot read the trust bundle")?;
-    let rotation = data(ROTATION_KEY).map(|text| serde_json::from_str(text)).transpose();
+    let left = |at: SystemTime| output::seconds_until(at, now);
     let anchor = |anchor: &crate::pki::Certificate| Anchor {
         subject: anchor.subject().into(),
         fingerprint: anchor.fingerprint(),
         expires_at: output::instant(anchor.not_after()),
-        days_left: output::seconds_until(anchor.not_after(), now) / 86_400,
+        days_left: left(anchor.not_after()) / DAY_SECONDS,
     };
+    let mut trouble = Vec::new();
+    let mut issuer = None;
+    if told.is_empty() {
+        trouble.push("no pod of the identity role runs".to_owned());
+    }
+    for (pod, told) in told {
+        match told {
+            Ok(Some(told)) => {
+                trouble.extend(told.trouble.map(|why| format!("{pod}: {why}")));
+                issuer = issuer.or(told.issuer);
+            }
+            Ok(None) => trouble.push(format!("{pod} is of a version that does not tell what it signs with")),
+            Err(why) => trouble.push(format!("{pod} cannot be asked: {why}")),
+        }
+    }
+    let issuer_end = issuer.as_ref().map(|issuer| SystemTime::UNIX_EPOCH + Duration::from_secs(issuer.expires_at));
+    let leaf = values.and_then(|values| data(values, "values")).and_then(|text| Values::read(text).ok());
+    let leaf = leaf.and_then(|values| parse_duration(&values.identity.issuer.issuance_lifetime).ok());
+    let last_anchor = bundle.anchors().iter().map(crate::pki::Certificate::not_after).max();
+    let end = |what, seconds_left| End { what, days_left: seconds_left / DAY_SECONDS, seconds_left };
+    let ends = [
+        leaf.map(|leaf| end("certificates of pods", i64::try_from(leaf.as_secs()).unwrap_or(i64::MAX))),
+        issuer_end.map(|at| end("issuer", left(at))),
+        last_anchor.map(|at| end("trust anchor", left(at))),
+    ];
     Ok(Shown {
         bundle: bundle.sha256_hex(),
         anchors: bundle.anchors().iter().map(anchor).collect(),
-        rotation: rotation.context("cannot read where the rotation stands")?,
-        request: data(REQUEST_KEY).cloned(),
+        issuer: issuer.zip(issuer_end).map(|(issuer, at)| Issuer {
+            subject: issuer.subject,
+            serial: issuer.serial,
+            expires_at: output::instant(at),
+            days_left: left(at) / DAY_SECONDS,
+        }),
+        trouble,
+        rotation: rotation(found)?,
+        request: data(found, REQUEST_KEY).cloned(),
+        ends: ends.into_iter().flatten().collect(),
     })
 }
 
@@ -180,6 +276,13 @@ fn text(shown: &Shown) -> String {
         ]);
     }
     let mut lines = vec![output::text(&mut table)];
+    lines.push(match &shown.issuer {
+        Some(Issuer { subject, serial, expires_at, days_left }) => {
+            format!("issuer: {subject} (serial {serial}) until {expires_at}, {days_left} days left")
+        }
+        None => "issuer: not known".into(),
+    });
+    lines.extend(shown.trouble.iter().map(|trouble| format!("trouble: {trouble}")));
     if let Some(request) = &shown.request {
         lines.push(format!("asked for: {request}"));
     }
@@ -191,6 +294,7 @@ fn text(shown: &Shown) -> String {
                 Phase::Switch => "the new anchor takes over",
                 Phase::Expire => "the new anchor signs; the old one stays until no certificate under it can be alive",
             };
+            let what = if rotation.recovers { format!("{what} (the mesh is being brought back)") } else { what.into() };
             format!("rotation: since {}, {what}", output::instant(rotation.since()))
         }
     });
@@ -202,13 +306,19 @@ fn text(shown: &Shown) -> String {
             lines.push(format!("  … and {unnamed} more"));
         }
     }
+    let end = |end: &End| match end.seconds_left {
+        over if over <= 0 => format!("the {} has ended", end.what),
+        left => format!("{} within {}", end.what, output::duration(left)),
+    };
+    lines.push(format!(
+        "if nothing renewed, there would end: {}",
+        shown.ends.iter().map(end).collect::<Vec<_>>().join(", ")
+    ));
     lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::pki;
 
@@ -219,10 +329,15 @@ mod tests {
         ConfigMap { data: Some(data), ..ConfigMap::default() }
     }
 
+    fn quiet(more: &[(&str, &str)]) -> anyhow::Result<Shown> {
+        let told = BTreeMap::from([("hawser-identity-1".to_owned(), Ok(Some(IdentityTold::default())))]);
+        shown(&config_map(more), None, told, SystemTime::UNIX_EPOCH)
+    }
+
     #[test]
     fn names_who_holds_a_rotation_and_counts_the_rest() {
         let rotation = r#"{"phase":"publish","old":"a","new":"b","since":60,"waiting_for":["shop/web: has not started"],"waiting_for_count":3}"#;
-        let shown = shown(&config_map(&[(ROTATION_KEY, rotation)]), SystemTime::UNIX_EPOCH).unwrap();
+        let shown = quiet(&[(ROTATION_KEY, rotation)]).unwrap();
         let text = text(&shown);
         assert!(text.contains("waiting for 3:\n  shop/web: has not started\n  … and 2 more\n"), "{text}");
         assert_eq!(shown.anchors[0].days_left, 3652);
@@ -230,9 +345,36 @@ mod tests {
 
     #[test]
     fn without_a_rotation_says_so_and_without_a_bundle_is_an_error() {
-        let quiet = shown(&config_map(&[]), SystemTime::UNIX_EPOCH).unwrap();
-        assert!(text(&quiet).ends_with("rotation: none is under way\n"));
-        assert!(shown(&ConfigMap::default(), SystemTime::UNIX_EPOCH).is_err());
-        assert!(shown(&config_map(&[(ROTATION_KEY, "broken")]), SystemTime::UNIX_EPOCH).is_err());
+        assert!(text(&quiet(&[]).unwrap()).contains("rotation: none is under way\n"));
+        assert!(shown(&ConfigMap::default(), None, BTreeMap::new(), SystemTime::UNIX_EPOCH).is_err());
+        assert!(quiet(&[(ROTATION_KEY, "broken")]).is_err());
+    }
+
+    #[test]
+    fn says_what_would_end_when_if_nothing_renewed_and_what_has_ended() {
+        let values = Values::default().to_yaml();
+        let values = ConfigMap { data: Some([("values".to_owned(), values)].into()), ..ConfigMap::default() };
+        let issuer = pki::IssuerTold { subject: "CN=i".into(), serial: "1".into(), expires_at: 90 * 86_400 };
+        let told = || {
+            BTreeMap::from([(
+                "hawser-identity-1".to_owned(),
+                Ok(Some(IdentityTold { issuer: Some(issuer.clone()), trouble: None })),
+            )])
+        };
+        let at = |now| shown(&config_map(&[]), Some(&values), told(), now).unwrap();
+        let young = at(SystemTime::UNIX_EPOCH);
+        let left: Vec<_> = young.ends.iter().map(|end| (end.what, end.days_left)).collect();
+        assert_eq!(left, [("certificates of pods", 1), ("issuer", 90), ("trust anchor", 3652)]);
+        let old = text(&at(SystemTime::UNIX_EPOCH + Duration::from_secs(91 * 86_400)));
+        assert!(old.contains("the issuer has ended, trust anchor within 3561d0h\n"), "{old}");
+    }
+
+    #[test]
+    fn whoever_of_identity_cannot_be_asked_hides_nothing_else() {
+        let asked = |told| shown(&config_map(&[]), None, told, SystemTime::UNIX_EPOCH).unwrap();
+        let away = asked(BTreeMap::new());
+        assert_eq!((away.issuer.is_none(), away.trouble), (true, vec!["no pod of the identity role runs".to_owned()]));
+        let silent = asked([("i-1".to_owned(), Err(Unread("no answer".into())))].into());
+        assert!(text(&silent).contains("issuer: not known\ntrouble: i-1 cannot be asked: no answer\n"));
     }
 }

@@ -25,8 +25,8 @@ use super::words;
 use crate::checks::proxy_pod::{ProxyPod, State};
 use crate::checks::{Fact, Snapshot, Stage, Unread};
 use crate::manifest::names;
-use crate::mesh::clock::Offset;
 use crate::mesh::places;
+use crate::pki::{IdentityTold, ProxyTold};
 
 /// How many pods are asked at once. Each costs a connection to the API server and one of its kubelet's; past this the API
 /// server's priority and fairness would only queue them.
@@ -187,16 +187,24 @@ pub async fn read(cluster: &Cluster, wanted: &Wanted) -> Snapshot {
         namespace: wanted.namespace.clone(),
         shown: BTreeMap::new(),
         clocks: BTreeMap::new(),
+        believing: BTreeMap::new(),
+        signing: BTreeMap::new(),
         webhook_shown: None,
         permissions,
     };
     if wanted.stage == Stage::Installed {
-        let (shown, webhook_shown) = tokio::join!(proxies_shown(client, &snapshot), webhook_shown(client, &snapshot));
-        for (pod, (shown, clock)) in shown {
+        let (asked, webhook_shown, signing) = tokio::join!(
+            proxies_asked(client, &snapshot),
+            webhook_shown(client, &snapshot),
+            identity_signing(client, &snapshot),
+        );
+        for (pod, (shown, told)) in asked {
+            let clock = told.as_ref().ok().and_then(|told| told.as_ref()?.clock);
             snapshot.clocks.extend(clock.map(|clock| (pod.clone(), clock)));
+            snapshot.believing.insert(pod.clone(), told);
             snapshot.shown.insert(pod, shown);
         }
-        snapshot.webhook_shown = webhook_shown;
+        (snapshot.webhook_shown, snapshot.signing) = (webhook_shown, signing);
     }
     // The handshakes took a while, and certificates are judged by the time of their showing.
     snapshot.now = SystemTime::now();
@@ -269,11 +277,10 @@ async fn permissions(client: &kube::Client, wanted: &Wanted) -> Fact<BTreeMap<&'
 
 type Chain = Vec<CertificateDer<'static>>;
 
-/// A handshake with the proxy of every pod that is ready for one, and what it says of its clock.
-async fn proxies_shown(
-    client: &kube::Client,
-    snapshot: &Snapshot,
-) -> BTreeMap<(String, String), (Fact<Chain>, Option<Offset>)> {
+type Asked = (Fact<Chain>, Fact<Option<ProxyTold>>);
+
+/// A handshake with the proxy of every pod that is ready for one, and what it tells of whom it believes.
+async fn proxies_asked(client: &kube::Client, snapshot: &Snapshot) -> BTreeMap<(String, String), Asked> {
     let pods = snapshot.pods.iter().flatten().filter(|pod| {
         let namespace = pod.metadata.namespace.as_ref();
         let is_wanted = namespace == Some(&snapshot.control_namespace)
@@ -291,10 +298,48 @@ async fn proxies_shown(
                 Some(identity) => show(client, &to, identity.as_str()).await,
             }
         };
-        let told = tokio::join!(shown, clock(client, &to));
-        ((proxy.namespace, proxy.name), told)
+        let asked = tokio::join!(shown, told(client, &to));
+        ((proxy.namespace, proxy.name), asked)
     };
     each(proxies.collect(), ask, || ()).await.into_iter().collect()
+}
+
+/// What the pods of the identity role sign with, and what keeps them from it.
+async fn identity_signing(client: &kube::Client, snapshot: &Snapshot) -> BTreeMap<String, Fact<Option<IdentityTold>>> {
+    match &snapshot.pods {
+        Ok(pods) => identity_told(client, &snapshot.control_namespace, pods).await,
+        // Not to be known is a fact that other checks tell.
+        Err(_) => BTreeMap::new(),
+    }
+}
+
+/// What those of `pods` tell that run the identity role of the control plane in `namespace`, by name.
+pub async fn identity_told(
+    client: &kube::Client,
+    namespace: &str,
+    pods: &[Pod],
+) -> BTreeMap<String, Fact<Option<IdentityTold>>> {
+    let is_identity = |pod: &&Pod| {
+        let is_role = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()) == Some(names::IDENTITY);
+        let is_leaving = pod.metadata.deletion_timestamp.is_some();
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        is_role && !is_leaving && phase == Some("Running") && pod.metadata.namespace.as_deref() == Some(namespace)
+    };
+    let names = pods.iter().filter(is_identity).filter_map(|pod| pod.metadata.name.clone());
+    let ask = async |pod: String| {
+        let to = PodPort { namespace: namespace.to_owned(), pod: pod.clone(), port: names::ROLE_ADMIN_PORT };
+        (pod, told(client, &to).await)
+    };
+    each(names.collect(), ask, || ()).await.into_iter().collect()
+}
+
+/// What `/trust` of an admin port tells; none where there is no such thing.
+async fn told<T: serde::de::DeserializeOwned>(client: &kube::Client, to: &PodPort) -> Fact<Option<T>> {
+    match port_forward::body_at(client, to, "/trust").await {
+        Ok(body) => serde_json::from_slice(&body).map(Some).map_err(|error| unread(&error)),
+        Err(port_forward::Error::Status { status: http::StatusCode::NOT_FOUND, .. }) => Ok(None),
+        Err(error) => Err(unread(&error)),
+    }
 }
 
 /// What the injector serves the API server with; none where no pod of it runs.
@@ -310,16 +355,6 @@ async fn webhook_shown(client: &kube::Client, snapshot: &Snapshot) -> Option<Fac
         port: names::INJECTOR_PORT,
     };
     Some(show(client, &to, &format!("{}.{}.svc", names::INJECTOR, snapshot.control_namespace)).await)
-}
-
-/// What a proxy says of its clock: nothing, where it is another mesh's, cannot be asked, or was not told the time yet.
-async fn clock(client: &kube::Client, to: &PodPort) -> Option<Offset> {
-    #[derive(serde::Deserialize)]
-    struct Trust {
-        clock: Option<Offset>,
-    }
-    let body = port_forward::body_at(client, to, "/trust").await.ok()?;
-    serde_json::from_slice::<Trust>(&body).ok()?.clock
 }
 
 async fn show(client: &kube::Client, to: &PodPort, name: &str) -> Fact<Chain> {

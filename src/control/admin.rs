@@ -1,4 +1,4 @@
-//! The admin server of a control-plane role: `/live`, `/ready`, `/metrics`, for kubelet and scrapers.
+//! The admin server of a control-plane role: `/live`, `/ready`, `/metrics`, for kubelet and scrapers; of the identity role `/trust`, for the command line.
 
 use std::convert::Infallible;
 use std::sync::PoisonError;
@@ -66,6 +66,11 @@ fn answer(role: &Role, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode metrics: {error}\n")),
             }
         }
+        "/trust" => match role.trust.get().map(|status| serde_json::to_vec(&status.told())) {
+            Some(Ok(told)) => text(StatusCode::OK, told),
+            Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")),
+            None => text(StatusCode::NOT_FOUND, "not found\n"),
+        },
         _ => text(StatusCode::NOT_FOUND, "not found\n"),
     }
 }

@@ -117,13 +117,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         trust_bundle::keep_copy(&role);
         let (authority, metrics, trust) = {
             let mut registry = role.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let authority = Authority::new(
-                role.client.clone(),
-                &role.common,
-                lifetimes,
-                Status::register(&mut registry),
-                role.drain.clone(),
-            );
+            let status = Status::register(&mut registry);
+            role.tell_trust(status.clone());
+            let authority = Authority::new(role.client.clone(), &role.common, lifetimes, status, role.drain.clone());
             let trust = Trust::new(authority.bundle(), &mut registry, role.drain.clone());
             (authority, Metrics::register(&mut registry), trust)
         };
@@ -140,7 +136,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 accepts_api_server_tokens: accept_api_server_tokens,
             }),
             metrics,
-        );
+        )
+        .explaining(authority.trouble());
         // From here on proxies hear "not ready yet" at once, rather than nothing.
         let address = serve(address, certify, trust, &role.drain).await?;
         tracing::info!(%address, "serving the identity API");

@@ -14,7 +14,7 @@ pub mod trust_bundle;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -62,6 +62,16 @@ pub struct Role {
     pub readiness: Readiness,
     /// What `/metrics` shows.
     pub metrics: Arc<Mutex<Registry>>,
+    /// What `/trust` tells, of the role that signs.
+    trust: Arc<OnceLock<identity::authority::Status>>,
+}
+
+impl Role {
+    /// Has `/trust` tell what is signed with.
+    fn tell_trust(&self, status: identity::authority::Status) {
+        // Set once, at start; a second would be the same.
+        let _ = self.trust.set(status);
+    }
 }
 
 /// Runs a role until it is told to end: logs, client and admin server first, then `work`, which spawns its tasks
@@ -88,6 +98,7 @@ where
             drain: Drain::new(),
             readiness: Readiness::default(),
             metrics: Arc::new(Mutex::new(Registry::default())),
+            trust: Arc::default(),
         };
         let start_up = role.readiness.block("start-up");
         admin::listen(&role).await?;

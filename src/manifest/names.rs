@@ -52,6 +52,8 @@ pub const IDENTITY: &str = "hawser-identity";
 pub const IDENTITY_PORT: u16 = 8080;
 pub const DESTINATION: &str = "hawser-destination";
 pub const DESTINATION_PORT: u16 = 8086;
+/// The admin port of every role; that of its pod's proxy is [`ADMIN_PORT`].
+pub const ROLE_ADMIN_PORT: u16 = 9990;
 /// The Service of the policy API, which the destination role serves.
 pub const POLICY: &str = "hawser-policy";
 pub const POLICY_PORT: u16 = 8090;

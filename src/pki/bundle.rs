@@ -123,6 +123,19 @@ impl Bundle {
         }
         Ok(())
     }
+
+    /// The anchor that vouches for `leaf`; none where none does.
+    pub fn vouching(
+        &self,
+        leaf: &Certificate,
+        intermediates: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Option<&Certificate> {
+        self.anchors.iter().find(|anchor| {
+            let only = Self::parse_pem(&anchor.to_pem());
+            only.is_ok_and(|only| only.verify(leaf, intermediates, now).is_ok())
+        })
+    }
 }
 
 impl PartialEq for Bundle {

@@ -17,6 +17,7 @@ mod leaf_key;
 mod lifetimes;
 mod rotation;
 pub mod serving;
+mod told;
 
 pub use bundle::{Bundle, InvalidBundle, NotTrusted};
 pub use certificate::{Certificate, InvalidCertificate};
@@ -25,3 +26,4 @@ pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};
 pub use lifetimes::{InvalidLifetimes, Lifetime, Lifetimes, parse_duration};
 pub use rotation::{EXPIRE_MARGIN, PUBLISH_MIN, Phase, Request, Rotation};
+pub use told::{AnchorTold, IdentityTold, IssuerTold, LeafTold, ProxyTold, seconds};

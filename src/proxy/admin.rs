@@ -10,7 +10,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -32,14 +32,13 @@ use super::metrics::Metrics;
 use super::policy::Policies;
 use super::tls::{Alpn, Tls};
 use crate::mesh::Identity;
-use crate::mesh::clock::Offset;
 use crate::mesh::connection::Security;
 use crate::mesh::policy::{Client, ClientTls, Denied};
 use crate::net::drain::Drain;
 use crate::net::readiness::Readiness;
 use crate::net::serve::serve;
 use crate::net::stream::Stream;
-use crate::pki::Bundle;
+use crate::pki::{self, AnchorTold, Bundle, Certificate, LeafTold, ProxyTold};
 use crate::telemetry;
 use crate::telemetry::error_chain;
 
@@ -76,32 +75,6 @@ pub struct Secured {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub policies: Policies,
     pub tls: Tls,
-}
-
-/// The JSON of `/trust`: whom this proxy believes, and what it proves itself with.
-#[derive(Debug, Serialize)]
-struct Trust {
-    identity: Option<Identity>,
-    /// The SHA-256 of the bundle.
-    bundle: String,
-    anchors: Vec<Anchor>,
-    certificate: Option<Leaf>,
-    /// How far this clock is ahead of the identity role's; none before it was told the time.
-    clock: Option<Offset>,
-}
-
-#[derive(Debug, Serialize)]
-struct Anchor {
-    subject: String,
-    fingerprint: String,
-    expires_at: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Leaf {
-    serial: String,
-    issuer: String,
-    expires_at: u64,
 }
 
 impl Admin {
@@ -229,21 +202,22 @@ impl Admin {
         };
         let bundle = secured.bundle.borrow().clone();
         let credentials = secured.credentials.borrow().clone();
-        let anchors = bundle.anchors().iter().map(|anchor| Anchor {
-            subject: anchor.subject().into(),
-            fingerprint: anchor.fingerprint(),
-            expires_at: seconds(anchor.not_after()),
-        });
-        json(&Trust {
-            identity: secured.tls.identity(),
-            bundle: bundle.sha256_hex(),
-            anchors: anchors.collect(),
-            clock: secured.clock.last(),
-            certificate: credentials.map(|credentials| Leaf {
+        let leaf = |credentials: Arc<Credentials>| {
+            let intermediates = credentials.certified_key.cert.get(1..).unwrap_or_default();
+            let anchor = bundle.vouching(&credentials.leaf, intermediates, SystemTime::now());
+            LeafTold {
                 serial: credentials.leaf.serial().into(),
                 issuer: credentials.leaf.issuer().into(),
-                expires_at: seconds(credentials.not_after),
-            }),
+                expires_at: pki::seconds(credentials.not_after),
+                anchor: anchor.map(Certificate::fingerprint),
+            }
+        };
+        json(&ProxyTold {
+            identity: secured.tls.identity().map(|identity| identity.to_string()),
+            bundle: bundle.sha256_hex(),
+            anchors: bundle.anchors().iter().map(AnchorTold::from).collect(),
+            certificate: credentials.map(leaf),
+            clock: secured.clock.last(),
         })
     }
 
@@ -275,10 +249,6 @@ impl Admin {
             (Some(_), _) => text(StatusCode::METHOD_NOT_ALLOWED, ""),
         }
     }
-}
-
-fn seconds(at: std::time::SystemTime) -> u64 {
-    at.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -14,7 +14,6 @@ mod plan;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
@@ -40,8 +39,9 @@ use crate::manifest::names::{
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::readiness::BlockReady;
-use crate::pki::{Bundle, Certificate, Issuer, Lifetimes, NotTrusted, Phase, Rotation};
+use crate::pki::{self, Bundle, Certificate, IdentityTold, Issuer, IssuerTold, Lifetimes, NotTrusted, Phase, Rotation};
 use crate::telemetry::error_chain;
+use believers::Wanted;
 pub use plan::{KeyPem, Next, Settings, State, Stored, Trouble, next};
 
 /// How often the objects are read again, although changes are watched: time passes too, and a watch can be silent for reasons of its own.
@@ -108,8 +108,8 @@ pub struct Status {
     signing: watch::Sender<Option<Arc<Signing>>>,
     /// What to believe: also while there is nothing to sign with.
     bundle: watch::Sender<Option<Arc<Bundle>>>,
-    /// Whether anchor, issuer and bundle could not be settled the last time.
-    in_trouble: Arc<AtomicBool>,
+    /// Why anchor, issuer and bundle could not be settled the last time; none where they were.
+    trouble: watch::Sender<Option<String>>,
 }
 
 /// The keeper of the mesh's authority.
@@ -135,6 +135,11 @@ impl Authority {
         self.status.signing.subscribe()
     }
 
+    /// What keeps from using what is stored: none where nothing does.
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.status.trouble.subscribe()
+    }
+
     /// What proxies are to believe: none until it has been read.
     pub fn bundle(&self) -> watch::Receiver<Option<Arc<Bundle>>> {
         self.status.bundle.subscribe()
@@ -155,7 +160,7 @@ impl Authority {
             };
             let wait = match settled {
                 Ok(signing) => {
-                    self.status.in_trouble.store(false, Ordering::Relaxed);
+                    self.status.trouble.send_replace(None);
                     self.publish(signing).await;
                     block.take();
                     backoff.reset();
@@ -164,7 +169,7 @@ impl Authority {
                 }
                 Err(error) => {
                     let trouble = error_chain(&error);
-                    self.status.in_trouble.store(true, Ordering::Relaxed);
+                    self.status.trouble.send_replace(Some(trouble.clone()));
                     // What there is goes on being used, and what goes on being wrong is said once.
                     if trouble != last_trouble {
                         tracing::error!(error = trouble, "cannot settle anchor, issuer and bundle");
@@ -215,9 +220,9 @@ impl Authority {
                 bundle: data.get(BUNDLE_KEY).cloned(),
                 rotation: rotation(&data),
                 request: data.get(REQUEST_KEY).filter(|text| !text.is_empty()).cloned(),
-                unbelieving: None,
+                behind: None,
             };
-            stored.unbelieving = self.unbelieving(&stored).await;
+            stored.behind = self.behind(&stored).await;
             match next(&stored, &self.settings, SystemTime::now())? {
                 Next::Ready(signing) => return Ok(*signing),
                 Next::WriteAnchors { anchor: first, successor } => {
@@ -264,14 +269,19 @@ impl Authority {
         Err(Error::Unsettled)
     }
 
-    /// Who does not believe the new anchor: asked only where the answer decides something, and never by a replica that has nothing to sign with yet.
-    async fn unbelieving(&self, stored: &Stored) -> Option<Vec<String>> {
-        stored.rotation.as_ref().filter(|rotation| rotation.phase == Phase::Publish)?;
+    /// Who holds a rotation: asked only where the answer decides something, and never by a replica that has nothing to sign with yet.
+    async fn behind(&self, stored: &Stored) -> Option<Vec<String>> {
+        let rotation = stored.rotation.as_ref()?;
         let bundle = Bundle::parse_pem(stored.bundle.as_deref()?).ok()?;
+        let wanted = match rotation.phase {
+            Phase::Publish => Wanted::Belief(&bundle),
+            Phase::Expire if self.settings.is_over(rotation, SystemTime::now()) => Wanted::Leaving(&rotation.old),
+            Phase::Expire | Phase::Switch => return None,
+        };
         if self.status.signing.borrow().is_none() {
             return None;
         }
-        let asked = believers::unbelieving(&self.client, &self.namespace, &bundle, &self.drain).await;
+        let asked = believers::behind(&self.client, &self.namespace, wanted, &self.drain).await;
         Some(asked.unwrap_or_else(|error| vec![format!("the meshed pods cannot be listed: {error}")]))
     }
 
@@ -459,16 +469,30 @@ fn fill(secret: &mut Secret, new: KeyPem) {
 impl Status {
     /// Shows on `/metrics` when issuer and anchors end.
     pub fn register(registry: &mut Registry) -> Self {
-        let status =
-            Self { signing: watch::Sender::new(None), bundle: watch::Sender::new(None), in_trouble: Arc::default() };
+        let status = Self {
+            signing: watch::Sender::new(None),
+            bundle: watch::Sender::new(None),
+            trouble: watch::Sender::new(None),
+        };
         registry.register_collector(Box::new(status.clone()));
         status
+    }
+
+    /// What `/trust` tells of it.
+    pub fn told(&self) -> IdentityTold {
+        let signing = self.signing.borrow().clone();
+        let issuer = signing.map(|signing| IssuerTold {
+            subject: signing.issuer.certificate().subject().into(),
+            serial: signing.issuer.certificate().serial().into(),
+            expires_at: pki::seconds(signing.issuer.not_after()),
+        });
+        IdentityTold { issuer, trouble: self.trouble.borrow().clone() }
     }
 }
 
 impl Collector for Status {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let in_trouble = ConstGauge::new(i64::from(self.in_trouble.load(Ordering::Relaxed)));
+        let in_trouble = ConstGauge::new(i64::from(self.trouble.borrow().is_some()));
         in_trouble.encode(encoder.encode_descriptor(
             "hawser_identity_in_trouble",
             "Whether anchor, issuer and bundle in the cluster cannot be used as they are, so that what was there before is",

@@ -44,6 +44,8 @@ const BUCKETS: [f64; 8] = [0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0];
 pub struct Certify {
     settings: Settings,
     signing: watch::Receiver<Option<Arc<Signing>>>,
+    /// What keeps from signing, where nothing is signed with; unknown to those who do not follow it.
+    trouble: Option<watch::Receiver<Option<String>>>,
     reviewer: Arc<dyn Reviewer>,
     reviews: Semaphore,
     limits: Limits,
@@ -115,7 +117,7 @@ impl Certify {
         metrics: Metrics,
     ) -> Self {
         let (reviews, limits, slowed_at) = (Semaphore::new(REVIEWS_MAX), Limits::default(), Mutex::default());
-        Self { settings, signing, reviewer, reviews, limits, slowed_at, metrics }
+        Self { settings, signing, trouble: None, reviewer, reviews, limits, slowed_at, metrics }
     }
 
     /// What is the same for all that is asked of this role.
@@ -135,11 +137,21 @@ impl Certify {
         Status::resource_exhausted(too_much.to_string())
     }
 
+    /// The same, saying what keeps from signing.
+    #[must_use]
+    pub fn explaining(self, trouble: watch::Receiver<Option<String>>) -> Self {
+        Self { trouble: Some(trouble), ..self }
+    }
+
     /// Signs what `asked` asks for, if its token proves that it may have it.
     async fn certify(&self, source: Source, asked: CertifyRequest) -> Result<Leaf, Status> {
         let CertifyRequest { identity: requested, token, certificate_signing_request } = asked;
         let signing = self.signing.borrow().clone();
-        let signing = signing.ok_or_else(|| Status::unavailable("cert issuer not ready yet"))?;
+        let signing = signing.ok_or_else(|| {
+            let trouble = self.trouble.as_ref().and_then(|trouble| trouble.borrow().clone());
+            let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            Status::unavailable(format!("cert issuer not ready yet{why}"))
+        })?;
         if requested.is_empty() {
             return Err(Status::invalid_argument("missing identity"));
         }

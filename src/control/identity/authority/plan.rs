@@ -37,8 +37,8 @@ pub struct Stored {
     pub bundle: Option<String>,
     pub rotation: Option<Rotation>,
     pub request: Option<String>,
-    /// Who does not believe the whole bundle yet, and why. None: nobody has been asked.
-    pub unbelieving: Option<Vec<String>>,
+    /// Who does not do yet what the phase of the rotation waits for, and why. None: nobody has been asked.
+    pub behind: Option<Vec<String>>,
 }
 
 /// What the plan depends on besides.
@@ -46,6 +46,13 @@ pub struct Stored {
 pub struct Settings {
     pub trust_domain: String,
     pub lifetimes: Lifetimes,
+}
+
+impl Settings {
+    /// Whether no leaf under the old anchor can be alive, of those that lived as long as leaves do now.
+    pub fn is_over(&self, rotation: &Rotation, now: SystemTime) -> bool {
+        now.duration_since(rotation.since()).unwrap_or_default() >= self.lifetimes.leaf_life() + EXPIRE_MARGIN
+    }
 }
 
 /// One step.
@@ -289,7 +296,7 @@ fn rotate(
             let both = with(bundle, new);
             state(both, Some(Rotation { since, ..rotation.clone() }), false, "AnchorRotationStarted", "again".into())
         }
-        Phase::Publish => match &stored.unbelieving {
+        Phase::Publish => match &stored.behind {
             Some(none) if none.is_empty() && elapsed >= PUBLISH_MIN => {
                 let next = Rotation {
                     phase: Phase::Switch,
@@ -301,17 +308,7 @@ fn rotate(
                 let why = "every proxy believes the new anchor".to_owned();
                 state(bundle.to_pem(), Some(next), false, "AnchorRotationSwitched", why)
             }
-            Some(some) => {
-                let named: Vec<String> = some.iter().take(NAMED_MAX).cloned().collect();
-                if named == rotation.waiting_for && some.len() == rotation.waiting_for_count {
-                    return Ok(None);
-                }
-                let rotation = Rotation { waiting_for: named, waiting_for_count: some.len(), ..rotation.clone() };
-                let state =
-                    State { bundle: bundle.to_pem(), rotation: Some(rotation), clears_request: false, note: None };
-                Ok(Some(Next::WriteState(state)))
-            }
-            None => Ok(None),
+            behind => Ok(name_who_is_behind(behind.as_deref(), rotation, bundle)),
         },
         Phase::Switch if !is_under_new => {
             let issuer = new_issuer(new, rotation.recovers, settings, now)?;
@@ -322,7 +319,11 @@ fn rotate(
             let why = "signing under the new anchor; leaves under the old one live on for a while".to_owned();
             state(bundle.to_pem(), Some(next), false, "AnchorRotationSigning", why)
         }
-        Phase::Expire if !is_under_new || elapsed < settings.lifetimes.leaf_life() + EXPIRE_MARGIN => Ok(None),
+        Phase::Expire if !is_under_new || !settings.is_over(rotation, now) => Ok(None),
+        // Leaves may have lived longer when they were signed. Once the key of the old anchor is gone, there is no way back.
+        Phase::Expire if successor.is_some() && stored.behind.as_ref().is_none_or(|behind| !behind.is_empty()) => {
+            Ok(name_who_is_behind(stored.behind.as_deref(), rotation, bundle))
+        }
         // The key first: an anchor that is in its secret is put into the bundle.
         Phase::Expire if successor.is_some() => Ok(Some(Next::WriteAnchors { anchor: pem(new), successor: None })),
         Phase::Expire => {
@@ -330,6 +331,22 @@ fn rotate(
             state(without(bundle, &rotation.old), None, false, "AnchorRotationFinished", why)
         }
     }
+}
+
+/// Says in the cluster who holds the rotation; nothing where that is said already, or nobody was asked.
+fn name_who_is_behind(behind: Option<&[String]>, rotation: &Rotation, bundle: &Bundle) -> Option<Next> {
+    let behind = behind?;
+    let named: Vec<String> = behind.iter().take(NAMED_MAX).cloned().collect();
+    if named == rotation.waiting_for && behind.len() == rotation.waiting_for_count {
+        return None;
+    }
+    let rotation = Rotation { waiting_for: named, waiting_for_count: behind.len(), ..rotation.clone() };
+    Some(Next::WriteState(State {
+        bundle: bundle.to_pem(),
+        rotation: Some(rotation),
+        clears_request: false,
+        note: None,
+    }))
 }
 
 fn refuse(stored: &Stored, bundle: &Bundle, why: &str) -> Next {
@@ -559,18 +576,26 @@ mod tests {
         assert_eq!((phase(&stored), anchors(&stored), stored.request.as_deref()), (Some(Phase::Publish), 2, None));
         // Nobody asked, somebody behind, everybody there but too early: none of that is enough.
         let late = now() + Duration::from_secs(3600);
-        for (unbelieving, at) in [(None, late), (Some(vec!["shop/web".to_owned()]), late), (Some(vec![]), now())] {
-            stored.unbelieving = unbelieving;
+        for (behind, at) in [(None, late), (Some(vec!["shop/web".to_owned()]), late), (Some(vec![]), now())] {
+            stored.behind = behind;
             assert!(is_believed(&mut stored, &old, at), "those who know the old anchor only are not left behind");
             assert_eq!(phase(&stored), Some(Phase::Publish));
         }
-        stored.unbelieving = Some(vec![]);
+        stored.behind = Some(vec![]);
         stored.settle(late);
         assert_eq!((phase(&stored), anchors(&stored)), (Some(Phase::Expire), 2));
         assert!(!is_believed(&mut stored, &old, late), "the new anchor's issuer signs");
         stored.settle(late + DAY);
         assert_eq!((phase(&stored), anchors(&stored)), (Some(Phase::Expire), 2), "a leaf may be alive");
         let end = late + DAY + EXPIRE_MARGIN;
+        // Leaves lived longer once, and one of them is still shown.
+        for behind in [None, Some(vec!["shop/web: still has a certificate under the old anchor".to_owned()])] {
+            stored.behind = behind;
+            stored.settle(end);
+            assert_eq!((phase(&stored), anchors(&stored)), (Some(Phase::Expire), 2));
+        }
+        assert_eq!(stored.rotation.as_ref().unwrap().waiting_for_count, 1);
+        stored.behind = Some(vec![]);
         let (signing, _) = stored.settle(end);
         assert_eq!((phase(&stored), anchors(&stored), stored.successor.is_none()), (None, 1, true));
         assert_ne!(signing.bundle, old);
@@ -582,7 +607,7 @@ mod tests {
         let mut stored = asked(Request::RotateAnchor);
         stored.settle(now());
         let all: Vec<String> = (0..NAMED_MAX + 5).map(|number| format!("shop/web-{number}")).collect();
-        stored.unbelieving = Some(all);
+        stored.behind = Some(all);
         assert_eq!(stored.settle(now()).1, 1);
         let rotation = stored.rotation.clone().unwrap();
         assert_eq!((rotation.waiting_for.len(), rotation.waiting_for_count), (NAMED_MAX, NAMED_MAX + 5));
@@ -593,7 +618,7 @@ mod tests {
     fn goes_on_from_wherever_it_was_killed() {
         // One step at a time, each decided from what is stored alone, as by a replica that has just started.
         let mut stored = asked(Request::RotateAnchor);
-        stored.unbelieving = Some(vec![]);
+        stored.behind = Some(vec![]);
         let mut at = now();
         let mut seen = Vec::new();
         for _ in 0..40 {
@@ -624,7 +649,7 @@ mod tests {
         assert_eq!((phase(&stored), &stored.bundle, stored.successor.is_none()), (None, &old, true));
 
         stored.request = Some(Request::RotateAnchor.as_str().into());
-        stored.unbelieving = Some(vec![]);
+        stored.behind = Some(vec![]);
         stored.settle(now());
         let late = now() + Duration::from_secs(3600);
         stored.settle(late);
@@ -692,7 +717,7 @@ mod tests {
             // Those are told, renew their certificates, and a rotation goes on as any other.
             at += 100 * DAY;
             assert!(is_believed(&mut stored, &old, at), "for as long as it takes");
-            stored.unbelieving = Some(vec![]);
+            stored.behind = Some(vec![]);
             stored.settle(at);
             assert_eq!(phase(&stored), Some(Phase::Expire));
             let (signing, _) = stored.settle(at + DAY + EXPIRE_MARGIN);
