@@ -2,6 +2,7 @@
 //!
 //! `make test-cluster` starts the cluster, loads the image, installs the mesh and runs these.
 
+mod anchor;
 mod bad_input;
 mod certify;
 mod encryption;
@@ -12,3 +13,4 @@ mod outage;
 mod peers;
 mod pods;
 mod renewal;
+mod stored;

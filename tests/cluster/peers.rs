@@ -21,10 +21,10 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 const SKEW: Duration = Duration::from_secs(20);
 
 /// What a peer shows.
-type Credentials = Option<(Vec<CertificateDer<'static>>, LeafKey)>;
+pub(super) type Credentials = Option<(Vec<CertificateDer<'static>>, LeafKey)>;
 
 /// A leaf for `identity` by `issuer`, made at `now`.
-fn credentials(issuer: &Issuer, identity: &str, now: SystemTime) -> Credentials {
+pub(super) fn credentials(issuer: &Issuer, identity: &str, now: SystemTime) -> Credentials {
     let identity = identity.parse().unwrap();
     let key = LeafKey::generate().unwrap();
     let csr = Csr::parse_der(&key.csr(&identity).unwrap()).unwrap();
@@ -34,7 +34,7 @@ fn credentials(issuer: &Issuer, identity: &str, now: SystemTime) -> Credentials 
 }
 
 /// The issuer of the mesh itself, as its Secret has it.
-fn real_issuer(mesh: &Cluster) -> Issuer {
+pub(super) fn real_issuer(mesh: &Cluster) -> Issuer {
     let secret = mesh.json(&["-n", "hawser", "get", "secret", "hawser-identity-issuer"]);
     let pem = |key: &str| {
         let data = secret["data"][key].as_str().unwrap_or_else(|| panic!("no {key} in the issuer's Secret"));
@@ -127,7 +127,7 @@ fn speak(
 const REQUEST: &[u8] = b"GET /who HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
 
 /// The app's answer to a request over TLS to the app's own port, which the pod's proxy ends.
-fn ask(mesh: &Cluster, server: &Pod<'_>, identity: &str, credentials: Credentials) -> io::Result<String> {
+pub(super) fn ask(mesh: &Cluster, server: &Pod<'_>, identity: &str, credentials: Credentials) -> io::Result<String> {
     speak(mesh, &format!("{}:8080", server.ip()), identity, credentials, &[], REQUEST)
 }
 
@@ -200,7 +200,7 @@ fn on_the_mesh_port_plaintext_is_refused() {
 
 /// No byte of the app's came back.
 #[track_caller]
-fn refused(answer: io::Result<String>) {
+pub(super) fn refused(answer: io::Result<String>) {
     match answer {
         Err(_) => {}
         Ok(answer) => assert_eq!(answer, "", "the peer should have been refused"),

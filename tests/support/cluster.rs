@@ -50,9 +50,18 @@ impl<G> Deref for Mesh<G> {
 pub(crate) fn own(nodes: u32) -> Own {
     static OWN: Mutex<()> = Mutex::new(());
     let held = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    start(nodes, "-own", Some(held))
+}
+
+/// Such a cluster for one test that mostly waits, and that others need not wait for; the suffix of its name is its own.
+pub(crate) fn own_to_wait_in(suffix: &str) -> Own {
+    start(1, suffix, None)
+}
+
+fn start(nodes: u32, suffix: &str, held: Option<MutexGuard<'static, ()>>) -> Own {
     let shared = cluster();
     let mut name = shared.name.clone();
-    name.push("-own");
+    name.push(suffix);
     let cluster = Cluster { name, kubeconfig: "".into(), tool: shared.tool.clone(), image: shared.image.clone() };
     run(cluster.tool(&["down"])).unwrap();
     let mut own = Own { cluster, _held: held };
@@ -66,7 +75,7 @@ pub(crate) fn own(nodes: u32) -> Own {
 
 pub(crate) struct Own {
     cluster: Cluster,
-    _held: MutexGuard<'static, ()>,
+    _held: Option<MutexGuard<'static, ()>>,
 }
 
 impl Deref for Own {
@@ -160,6 +169,17 @@ impl Cluster {
     /// A command of this machine in the network of the cluster's node: what an unmeshed neighbour could do.
     pub(crate) fn in_network(&self, args: &[&str]) -> Command {
         self.tool(&[&["exec", "--"], args].concat())
+    }
+
+    /// A shell command in a network of node-1's pods: that of the pod with this address.
+    #[track_caller]
+    pub(crate) fn in_pod_network(&self, ip: &str, command: &str) {
+        let script = format!(
+            "for net in /run/netns/*; do if nsenter --net=$net ip -o addr | grep -q 'inet {ip}/'; then \
+             nsenter --net=$net {command}; exit; fi; done; echo no pod has the address {ip} >&2; exit 1"
+        );
+        run(self.tool(&["exec", "--node", "node-1", "--", "sh", "-c", &script]))
+            .unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The folder of the cluster's files.
@@ -322,6 +342,17 @@ impl Namespace<'_> {
     #[track_caller]
     pub(crate) fn kubectl_ok(&self, args: &[&str]) -> String {
         self.cluster.kubectl_ok(&[&["-n", &self.name], args].concat())
+    }
+
+    /// How often containers of its pods have been restarted.
+    pub(crate) fn restarts(&self) -> u64 {
+        let pods = self.cluster.json(&["-n", &self.name, "get", "pods"]);
+        let lists = ["containerStatuses", "initContainerStatuses"];
+        let statuses = |pod: &Value| {
+            lists.iter().filter_map(|list| pod["status"][list].as_array().cloned()).flatten().collect::<Vec<_>>()
+        };
+        let all = pods["items"].as_array().into_iter().flatten().flat_map(statuses);
+        all.map(|status| status["restartCount"].as_u64().unwrap()).sum()
     }
 
     /// Starts the apps, and waits until all their pods are ready.
