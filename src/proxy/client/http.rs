@@ -235,7 +235,7 @@ impl Client {
             let kept = if attempt < CONNECTIONS_MAX { self.take_idle() } else { None };
             let (mut sender, records) = match kept {
                 Some(idle) => (idle.sender, idle.records),
-                None => match self.connect_http1().await {
+                None => match Box::pin(self.connect_http1()).await {
                     Ok(connected) => connected,
                     Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
                 },
@@ -256,7 +256,7 @@ impl Client {
     }
 
     async fn send_upgrade(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
-        let (mut sender, records) = match self.connect_http1().await {
+        let (mut sender, records) = match Box::pin(self.connect_http1()).await {
             Ok(connected) => connected,
             Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
         };
@@ -418,4 +418,18 @@ fn close(records: Arc<Records>, ended: hyper::Result<()>, address: std::net::Soc
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_needs_no_place_for_connecting() {
+        let endpoint = Endpoint::plain("10.0.0.1:80".parse().unwrap());
+        let client = Arc::new(Client::new(super::super::tests::connector(), endpoint, None));
+        let sending = client.send(Request::new(Body::default()));
+        // It is made, moved and dropped with each request.
+        assert!(size_of_val(&sending) <= 4096, "{} bytes", size_of_val(&sending));
+    }
 }

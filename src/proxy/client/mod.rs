@@ -10,6 +10,7 @@ mod stream;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -193,7 +194,7 @@ impl Connector {
         labels: &Labels,
     ) -> Result<Connection, Error> {
         let began_at = Instant::now();
-        let secured = self.in_time(endpoint, self.secure(endpoint, Some(protocol))).await?;
+        let secured = self.in_time(endpoint, Box::pin(self.secure(endpoint, Some(protocol)))).await?;
         Ok(self.record(secured, began_at, endpoint, protocol, authority, labels))
     }
 
@@ -216,7 +217,7 @@ impl Connector {
             let address = endpoint.address;
             Framed::again(stream, &header).await.map_err(|source| Error::Again { address, source })
         };
-        let stream = Stream::Framed(Box::new(self.in_time(endpoint, accepted).await?));
+        let stream = Stream::Framed(Box::new(self.in_time(endpoint, Box::pin(accepted)).await?));
         let secured = Secured { stream, client, server, security, terms: Some(made.terms) };
         Ok(self.record(secured, began_at, endpoint, Protocol::Opaque, authority, labels))
     }
@@ -257,10 +258,15 @@ impl Connector {
     /// # Errors
     /// As [`Self::connect`].
     pub async fn probe(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        self.in_time(endpoint, self.secure(endpoint, None)).await.map(drop)
+        self.in_time(endpoint, Box::pin(self.secure(endpoint, None))).await.map(drop)
     }
 
-    async fn in_time<T>(&self, endpoint: &Endpoint, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// `work` is boxed: whoever may have to connect has a place for it in each request's future, and hardly any request connects.
+    async fn in_time<T>(
+        &self,
+        endpoint: &Endpoint,
+        work: Pin<Box<impl Future<Output = Result<T, Error>>>>,
+    ) -> Result<T, Error> {
         let timeout = self.options.connect_timeout;
         let late = |_| Error::Timeout { address: endpoint.address, timeout };
         fair::timeout(timeout, work).await.map_err(late)?
