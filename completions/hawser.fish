@@ -374,7 +374,9 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-discovery-idle-timeout -d 'How long a target that nobody uses stays known' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-http1-connection-pool-idle-timeout -d 'How long an idle HTTP/1 connection to an endpoint is kept' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-http-failfast-timeout -d 'How long a request waits for an endpoint' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-http-queue-capacity -d 'How many requests may wait for an endpoint of one service' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-tcp-failfast-timeout -d 'How long an opaque connection waits for an endpoint' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-tcp-queue-capacity -d 'How many opaque connections may wait for an endpoint of one service' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-max-in-flight -d 'How many requests may be under way' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-server-http2-keep-alive-interval -d 'How often the app\'s HTTP/2 connections are pinged; 0 for never' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outbound-server-http2-keep-alive-timeout -d 'How long the app may take to answer a ping' -r
@@ -386,6 +388,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l log -d 'What to log, as an env-filter' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l log-format -d 'How log lines look' -r -f -a "json\t''
 plain\t''"
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l access-log -d 'Log requests from the network on standard output, as apache or json' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l shutdown-grace-period -d 'How long connections may take to end after SIGTERM' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l outlasts-app -d 'Whether to go on after SIGTERM until no process of another user has a TCP socket in this pod, at most as long again as connections may take to end: for a container that is told to end together with its app' -r -f -a "true\t''
 false\t''"

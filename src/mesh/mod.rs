@@ -5,6 +5,7 @@ pub mod connection;
 pub mod edges;
 pub mod endpoint;
 pub mod identity;
+pub mod limits;
 pub mod log_filter;
 pub mod places;
 pub mod policy;

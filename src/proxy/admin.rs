@@ -1,12 +1,13 @@
 //! The proxy's admin server: probes, metrics, and what the command line asks of a proxy.
 //!
 //! In: HTTP, in plaintext or in mesh TLS for this pod. Out: `/ready`, `/live`, `/metrics`, `/trust`; and to clients in the pod itself,
-//! which is where a port-forward comes from, `/connections`, `/proxy-log-level` and `/shutdown`.
+//! which is where a port-forward comes from, `/connections`, `/env.json`, `/proxy-log-level` and `/shutdown`.
 //!
 //! `/metrics` obeys the policy of the admin port; probes do not, for a pod that cannot be probed cannot live.
 //!
 //! Start at [`Admin::serve`].
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -150,9 +151,10 @@ impl Admin {
             },
             ("/trust", _) => self.trust(),
             ("/connections", true) => self.connections(),
+            ("/env.json", true) => environment(request.uri().query()),
             ("/proxy-log-level", true) => self.log_level(request).await,
             ("/shutdown", true) => self.shutdown(request.method()),
-            ("/connections" | "/proxy-log-level" | "/shutdown", false) => {
+            ("/connections" | "/env.json" | "/proxy-log-level" | "/shutdown", false) => {
                 text(StatusCode::FORBIDDEN, "for clients in this pod only\n")
             }
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
@@ -251,6 +253,16 @@ impl Admin {
     }
 }
 
+/// The variables that the proxy was started with; only those that `query` names, joined by `&`, where it names any.
+fn environment(query: Option<&str>) -> Response<Full<Bytes>> {
+    let wanted: Vec<&str> =
+        query.into_iter().flat_map(|query| query.split('&')).filter(|name| !name.is_empty()).collect();
+    let variables = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+    let shown = variables.filter(|(name, _)| wanted.is_empty() || wanted.contains(&name.as_str()));
+    json(&shown.collect::<BTreeMap<_, _>>())
+}
+
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
@@ -305,6 +317,16 @@ mod tests {
         let admin = admin(readiness);
         let response = tokio::time::timeout(Duration::from_secs(1), admin.ready()).await.unwrap();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_told_as_far_as_it_is_asked_for() {
+        let told = |query| async move {
+            let body = environment(query).into_body().collect().await.unwrap().to_bytes();
+            serde_json::from_slice::<BTreeMap<String, String>>(&body).unwrap()
+        };
+        assert!(told(None).await.contains_key("PATH"));
+        assert_eq!(told(Some("PATH&NOT_SET")).await.into_keys().collect::<Vec<_>>(), ["PATH"]);
     }
 
     #[tokio::test(start_paused = true)]

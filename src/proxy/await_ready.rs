@@ -9,8 +9,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::settings::duration;
 use crate::manifest::names;
+use crate::mesh::limits::duration;
 
 /// Between two attempts. A proxy listens some 20 ms after its process starts, and the next container waits for this.
 const PAUSE: Duration = Duration::from_millis(5);

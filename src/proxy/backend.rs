@@ -3,13 +3,17 @@
 //! In: a request or a connection. Out: its response or its stream, from an endpoint that could be reached. What was never sent goes to
 //! another endpoint; an endpoint that cannot be reached is left out at once and knocked at, with growing pauses, until it
 //! answers. When there is no endpoint, everyone waits for one, but nobody longer than the failfast timeout counted from when
-//! there was the last: so an outage costs its first callers that much, and later ones nothing.
+//! there was the last: so an outage costs its first callers that much, and later ones nothing. Only so many wait at a time.
+//!
+//! What policy says of time limits and of retries is done here, for each attempt; the limits of the whole request and of its response's body are
+//! the caller's.
 //!
 //! Start at [`Backend::send`] and [`Backend::connect`].
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -23,10 +27,11 @@ use super::client::http::{Answered, Client, Failed};
 use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::Endpoints;
 use super::http::repeat::{self, Again, Unserved};
-use super::http::{Body, grpc_status, reset};
+use super::http::{Body, Late, grpc_status, reset};
 use super::metrics::{Outcome, Started};
 use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
+use crate::mesh::limits::{Accrual, Limits, Retry, Timeouts};
 use crate::mesh::{Endpoint, Identity, Protocol};
 use crate::net::backoff::Backoff;
 use crate::net::fair;
@@ -42,6 +47,13 @@ const TRIES_MAX: usize = 8;
 /// crashed may be back. The tries end by their number before the failfast timeout, as a rule.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LONGEST: Duration = Duration::from_millis(800);
+/// Between two looks at endpoints that are being tried after a rest.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How often it is looked whether a request has been sent in full, in parts of the limit that counts from then.
+const LOOKS: u32 = 8;
+/// What a lost connection amounts to.
+const BAD_GATEWAY: u16 = 502;
+const UNAVAILABLE: u16 = 14;
 
 /// What policy says of a backend. Equal ones are the same backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,10 +62,48 @@ pub enum Spec {
     Balance {
         authority: String,
         ewma: Ewma,
+        accrual: Option<Accrual>,
     },
     Forward(Box<Endpoint>),
     /// Nothing can be sent there.
     Fail,
+}
+
+/// How many may wait for an endpoint, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue {
+    pub capacity: usize,
+    pub failfast: Duration,
+}
+
+/// The queue of requests, and that of opaque connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Queues {
+    pub http: Queue,
+    pub tcp: Queue,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        let queue = Queue { capacity: 10_000, failfast: Duration::from_secs(3) };
+        Self { http: queue, tcp: queue }
+    }
+}
+
+/// What is wished of the answer to a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Who must give it.
+    pub required: Option<&'a str>,
+    pub limits: &'a Limits,
+}
+
+/// How often a request was asked again that had been answered, and why no more.
+#[derive(Debug, Default)]
+pub struct Retried {
+    pub requests: u32,
+    pub is_limit_exceeded: bool,
+    pub has_overflowed: bool,
 }
 
 /// Where requests and connections go.
@@ -63,7 +113,7 @@ pub struct Backend {
     kind: Kind,
     /// Whether the stream about its endpoints is interrupted: 1 or 0.
     pub interrupted: Arc<AtomicUsize>,
-    failfast: Duration,
+    queues: Queues,
     connector: Arc<Connector>,
     /// Ends the tasks of this backend with it.
     stopped: CancellationToken,
@@ -71,6 +121,7 @@ pub struct Backend {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "backends are few, and each is on the heap")]
 enum Kind {
     Balance(Balance),
     Forward(Arc<Client>),
@@ -83,6 +134,8 @@ struct Balance {
     state: Mutex<State>,
     /// Tells those who wait for an endpoint that there may be one.
     changed: watch::Sender<()>,
+    /// How many wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -110,6 +163,10 @@ pub enum Error {
         #[source]
         source: hyper::Error,
     },
+    #[error("{address} took too long ({late})")]
+    Late { address: SocketAddr, late: Late },
+    #[error("{capacity} requests wait for an endpoint of {authority} already")]
+    QueueFull { authority: String, capacity: usize },
     #[error("the route has no backend")]
     NoBackend,
     #[error("the identity {required} is required, but {address} is {}", of(server))]
@@ -143,6 +200,8 @@ pub struct Answer {
     /// Where the answer comes from.
     pub client: Arc<Client>,
     pub pick: Option<Pick<Client>>,
+    /// Since when the request has been there in full, where its limits need to know.
+    pub whole_at: Option<Instant>,
 }
 
 /// A connection to carry bytes, and the endpoint it counts for.
@@ -164,17 +223,18 @@ struct Tries {
 }
 
 impl Backend {
-    pub fn new(spec: Spec, connector: Arc<Connector>, failfast: Duration) -> Self {
+    pub fn new(spec: Spec, connector: Arc<Connector>, queues: Queues) -> Self {
         let kind = match &spec {
-            Spec::Balance { authority, ewma } => Kind::Balance(Balance {
+            Spec::Balance { authority, ewma, accrual } => Kind::Balance(Balance {
                 authority: authority.as_str().into(),
                 state: Mutex::new(State {
                     endpoints: Endpoints::default(),
-                    balancer: Balancer::new(*ewma),
+                    balancer: Balancer::new(*ewma, *accrual),
                     starved_at: None,
                     refused: None,
                 }),
                 changed: watch::Sender::default(),
+                waiting: Arc::default(),
             }),
             Spec::Forward(endpoint) => {
                 Kind::Forward(Arc::new(Client::new(connector.clone(), (**endpoint).clone(), None)))
@@ -183,7 +243,7 @@ impl Backend {
         };
         let stopped = CancellationToken::new();
         let stop = stopped.clone().drop_guard();
-        Self { spec, kind, interrupted: Arc::default(), failfast, connector, stopped, _stop: stop }
+        Self { spec, kind, interrupted: Arc::default(), queues, connector, stopped, _stop: stop }
     }
 
     /// Cancelled when nobody holds the backend any more.
@@ -205,10 +265,12 @@ impl Backend {
         for address in change.removed {
             state.balancer.remove(address);
         }
+        // What is there at first has nobody to be slower than.
+        let joins = !state.balancer.is_empty();
         for endpoint in change.set {
             let address = endpoint.address;
             let client = Client::new(self.connector.clone(), endpoint, Some(balance.authority.clone()));
-            state.balancer.set(address, Arc::new(client), now);
+            state.balancer.set(address, Arc::new(client), joins, now);
         }
         drop(state);
         balance.changed.send_replace(());
@@ -238,29 +300,70 @@ impl Backend {
         }
     }
 
-    /// Sends a request to an endpoint, which must be `required` where that is given. What its app has not served goes to another one, or
-    /// after a pause to the only one.
+    /// Sends a request to an endpoint. What its app has not served goes to another one, or after a pause to the only one; so does, as often
+    /// as is wished, what it has served badly.
     ///
     /// # Errors
     /// Where no endpoint answers.
-    pub async fn send(self: &Arc<Self>, request: Request<Body>, required: Option<&str>) -> Result<Answer, Error> {
+    pub async fn send(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        wish: Wish<'_>,
+        retried: &mut Retried,
+    ) -> Result<Answer, Error> {
+        let Wish { required, limits } = wish;
         // The app itself chose the one address of a forward, and is told the truth about it at once.
-        let (mut request, again) = if self.is_forward() { (request, None) } else { repeat::keep(request) };
-        let mut tries = Tries::new(self.failfast);
+        let is_told = self.is_forward();
+        let (mut request, again) =
+            if is_told && limits.retry.is_none() { (request, None) } else { repeat::keep(request) };
+        let mut tries = Tries::new(self.queues.http.failfast);
+        let mut failed = None;
         loop {
-            let (client, pick) = self.pick(&tries.failed).await?;
+            let (client, pick) = self.pick(&tries.failed, failed, self.queues.http).await?;
+            let address = client.endpoint.address;
             if let Some(required) = required {
                 require(required, &client)?;
             }
             let sent_at = Instant::now();
-            let error = match client.send(request).await {
-                Ok(Answered { response, started }) => {
-                    let unserved = Unserved::of(&response).filter(|unserved| tries.may_follow(*unserved));
+            let judge = pick.as_ref().and_then(Pick::judge);
+            let timed = {
+                // Pinned where it is: moved, it would take its considerable place twice.
+                let sending = pin!(client.send(request));
+                in_time(limits, again.as_ref(), sending).await
+            };
+            let (sent, whole_at) = match timed {
+                Ok(sent) => sent,
+                Err(Overdue { late, may_retry }) => {
+                    if let Some(judge) = judge {
+                        judge.note(false, std::time::Instant::now());
+                    }
+                    drop(pick);
+                    let retry = limits.retry.as_ref().filter(|_| may_retry);
+                    let Some(next) = retried.next(retry, again.as_ref()).await else {
+                        return Err(Error::Late { address, late });
+                    };
+                    (request, failed) = (next, Some(address));
+                    continue;
+                }
+            };
+            let error = match sent {
+                Ok(Answered { response, mut started }) => {
+                    started.judged_by(judge);
+                    let unserved = Unserved::of(&response).filter(|unserved| !is_told && tries.may_follow(*unserved));
                     let Some(next) = unserved.and(again.as_ref()).and_then(Again::request) else {
+                        let wanted = limits.retry.as_ref().filter(|retry| {
+                            retry.is_wanted(response.status().as_u16(), grpc_status(response.headers()))
+                        });
+                        if let Some(next) = retried.next(wanted, again.as_ref()).await {
+                            let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
+                            started.end(&Outcome { status, grpc_status, error: "".into() });
+                            (request, failed) = (next, Some(address));
+                            continue;
+                        }
                         if let Some(pick) = &pick {
                             pick.observe(sent_at.elapsed(), std::time::Instant::now());
                         }
-                        return Ok(Answer { response, started, client, pick });
+                        return Ok(Answer { response, started, client, pick, whole_at });
                     };
                     let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
                     started.end(&Outcome { status, grpc_status, error: "".into() });
@@ -273,10 +376,19 @@ impl Backend {
                     continue;
                 }
                 Err(Failed::Lost(source)) => {
-                    let address = client.endpoint.address;
+                    if let Some(judge) = judge {
+                        judge.note(false, std::time::Instant::now());
+                    }
                     // The one reset that says that nothing was done (RFC 9113 section 8.7).
                     let refused = (reset(&source) == Some(h2::Reason::REFUSED_STREAM)).then_some(again.as_ref());
                     let Some(next) = refused.flatten().and_then(Again::request) else {
+                        // What is asked again when a gateway says so is asked again when there is none to say so.
+                        let wanted =
+                            limits.retry.as_ref().filter(|retry| retry.is_wanted(BAD_GATEWAY, Some(UNAVAILABLE)));
+                        if let Some(next) = retried.next(wanted, again.as_ref()).await {
+                            (request, failed) = (next, Some(address));
+                            continue;
+                        }
                         return Err(Error::Lost { address, source });
                     };
                     request = next;
@@ -312,9 +424,9 @@ impl Backend {
     /// # Errors
     /// Where no endpoint can be reached.
     pub async fn connect(self: &Arc<Self>) -> Result<Opened, Error> {
-        let mut tries = Tries::new(self.failfast);
+        let mut tries = Tries::new(self.queues.tcp.failfast);
         loop {
-            let (client, pick) = self.pick(&tries.failed).await?;
+            let (client, pick) = self.pick(&tries.failed, None, self.queues.tcp).await?;
             match client.connect(Protocol::Opaque).await {
                 Ok(connection) => {
                     if let Some(pick) = &pick {
@@ -327,10 +439,12 @@ impl Backend {
         }
     }
 
-    /// The endpoint to use next, waiting for one if need be.
+    /// The endpoint to use next, waiting for one if need be: another one than that at `avoided`, if there is any.
     async fn pick(
         &self,
         tried: &[(SocketAddr, Arc<client::Error>)],
+        avoided: Option<SocketAddr>,
+        queue: Queue,
     ) -> Result<(Arc<Client>, Option<Pick<Client>>), Error> {
         let balance = match &self.kind {
             Kind::Forward(client) => return Ok((client.clone(), None)),
@@ -339,12 +453,15 @@ impl Backend {
         };
         let mut changed = balance.changed.subscribe();
         let now = Instant::now();
-        let mut deadline = now + self.failfast;
+        let mut deadline = now + queue.failfast;
+        let mut place = None;
         loop {
-            {
+            let rested_in = {
                 let mut state = balance.lock();
                 // Those tried are out already; one that has come back in meanwhile is as good as any.
-                if let Some(pick) = state.balancer.pick(&[], std::time::Instant::now(), &mut rand::rng()) {
+                let (at, random) = (std::time::Instant::now(), &mut rand::rng());
+                let other = avoided.and_then(|avoided| state.balancer.pick(&[avoided], at, random));
+                if let Some(pick) = other.or_else(|| state.balancer.pick(&[], at, random)) {
                     state.starved_at = None;
                     return Ok((pick.item.clone(), Some(pick)));
                 }
@@ -354,12 +471,22 @@ impl Backend {
                     let (authority, reason) = (balance.authority.to_string(), reason.clone());
                     return Err(Error::Unresolvable { authority, reason });
                 }
-                deadline = deadline.min(*state.starved_at.get_or_insert(now) + self.failfast);
+                deadline = deadline.min(*state.starved_at.get_or_insert(now) + queue.failfast);
+                state.balancer.rested_at().map(|rested_at| rested_at.saturating_duration_since(at))
+            };
+            if place.is_none() {
+                place = Some(Place::take(&balance.waiting, queue.capacity).ok_or_else(|| Error::QueueFull {
+                    authority: balance.authority.to_string(),
+                    capacity: queue.capacity,
+                })?);
             }
-            let waited = fair::timeout(deadline.duration_since(Instant::now()), changed.changed()).await;
-            if waited.is_err() {
+            let left = deadline.duration_since(Instant::now());
+            // An endpoint that rests comes back by itself, and nobody says so.
+            let wait = rested_in.map_or(left, |rested_in| left.min(rested_in.max(LOOK_PAUSE)));
+            let waited = fair::timeout(wait, changed.changed()).await;
+            if waited.is_err() && wait == left {
                 let authority = balance.authority.to_string();
-                return Err(Error::NoEndpoint { authority, failfast: self.failfast, tried: tried.to_vec() });
+                return Err(Error::NoEndpoint { authority, failfast: queue.failfast, tried: tried.to_vec() });
             }
         }
     }
@@ -394,6 +521,90 @@ impl Backend {
             return Err(tries.end());
         }
         Ok(())
+    }
+}
+
+/// A place among those who wait for an endpoint.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// None where all are taken.
+    fn take(waiting: &Arc<AtomicUsize>, capacity: usize) -> Option<Self> {
+        let place = Self(waiting.clone());
+        (waiting.fetch_add(1, Ordering::Relaxed) < capacity).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Retried {
+    /// The request once more, after a pause; none where `retry` does not want that, or not so often, or too much of it has passed.
+    async fn next(&mut self, retry: Option<&Retry>, again: Option<&Again>) -> Option<Request<Body>> {
+        let retry = retry?;
+        if self.requests >= retry.max {
+            self.is_limit_exceeded = true;
+            return None;
+        }
+        let Some(next) = again.and_then(Again::request) else {
+            self.has_overflowed = true;
+            return None;
+        };
+        tokio::time::sleep(retry.pauses.after(self.requests, rand::random())).await;
+        self.requests += 1;
+        Some(next)
+    }
+}
+
+/// An attempt that has taken too long.
+struct Overdue {
+    late: Late,
+    may_retry: bool,
+}
+
+/// Waits for the head of a response within the limits of one attempt; says also since when the request has been there in full.
+async fn in_time<T>(
+    limits: &Limits,
+    again: Option<&Again>,
+    sent: Pin<&mut impl Future<Output = T>>,
+) -> Result<(T, Option<Instant>), Overdue> {
+    let Timeouts { request: _, response, idle } = limits.timeouts;
+    let attempt = limits.retry.as_ref().and_then(|retry| retry.timeout);
+    if (response, idle, attempt) == (None, None, None) {
+        return Ok((sent.await, None));
+    }
+    let whole_at = OnceLock::new();
+    let answered_late = async {
+        let limits = [response.map(|limit| (limit, Late::Response)), idle.map(|limit| (limit, Late::Idle))];
+        let Some((limit, late)) = limits.into_iter().flatten().min_by_key(|(limit, _)| *limit) else {
+            return std::future::pending().await;
+        };
+        // The server's time is what counts, not that of a client which is still sending.
+        while again.is_some_and(|again| !again.has_passed()) {
+            tokio::time::sleep(limit / LOOKS).await;
+        }
+        whole_at.get_or_init(Instant::now);
+        tokio::time::sleep(limit).await;
+        late
+    };
+    let given_up = async {
+        match attempt {
+            Some(attempt) => tokio::time::sleep(attempt).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        // A quick server answers before anybody has looked.
+        sent = sent => {
+            let has_passed = || again.is_none_or(Again::has_passed).then(Instant::now);
+            Ok((sent, whole_at.get().copied().or_else(has_passed)))
+        }
+        late = answered_late => Err(Overdue { late, may_retry: false }),
+        () = given_up => Err(Overdue { late: Late::Response, may_retry: true }),
     }
 }
 
@@ -444,7 +655,7 @@ async fn probe(backend: Weak<Backend>, client: Weak<Client>) {
         }
         let Some(backend) = backend.upgrade() else { return };
         if let Kind::Balance(balance) = &backend.kind {
-            balance.lock().balancer.put_in(client.endpoint.address, &client);
+            balance.lock().balancer.put_in(client.endpoint.address, &client, std::time::Instant::now());
             balance.changed.send_replace(());
         }
         return;

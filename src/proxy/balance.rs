@@ -4,7 +4,12 @@
 //! Of two endpoints picked at random the less loaded one is taken (power of two choices), load being the peak-sensitive
 //! moving average of its latency times what is in flight to it. So a slow endpoint sheds work within one response, and no
 //! endpoint is swamped because it looks best to everybody at once.
-//! An endpoint that could not be reached is out at once, until it has been reached again.
+//! An endpoint that could not be reached is out at once, until it has been reached again. One that answers with failures is given a rest,
+//! longer each time, after which one request at a time tries whether it has recovered. No timer runs for that: `now` is compared.
+//!
+//! A new endpoint among old ones gets its share by and by ([`SLOW_START`]). Nothing is known of its latency, and it is idle, so by load alone
+//! the next requests of every client would go to it at once: to an app whose caches are empty, its code not yet compiled and its connections
+//! not yet made. Where it would win against an endpoint that is warm, it does so only as often as it is warm itself.
 //!
 //! Start at [`Balancer::pick`].
 
@@ -13,6 +18,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt as _};
+
+use crate::mesh::limits::Accrual;
+
+/// How long it takes until a new endpoint gets as much as others: as long as latencies are remembered, and longer than most apps need to
+/// compile what they do all the time.
+const SLOW_START: Duration = Duration::from_secs(10);
+/// What it gets at the very beginning, of what it would: enough for its latency to be learnt.
+const SLOW_START_SHARE: f64 = 0.1;
 
 /// How latency is averaged.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +46,7 @@ impl Default for Ewma {
 #[derive(Debug)]
 pub struct Balancer<T> {
     ewma: Ewma,
+    accrual: Option<Accrual>,
     members: Vec<Member<T>>,
 }
 
@@ -43,6 +57,8 @@ struct Member<T> {
     load: Arc<Mutex<Load>>,
     /// Whether it can be reached, as far as known.
     is_in: bool,
+    /// Since when it has been there, for one that came to others.
+    joined_at: Option<Instant>,
 }
 
 /// What an endpoint is doing, and how quickly it has been answering.
@@ -51,6 +67,27 @@ struct Load {
     rtt_seconds: f64,
     observed_at: Instant,
     in_flight: u32,
+    record: Record,
+}
+
+/// What an endpoint has answered, as far as that is held against it.
+#[derive(Debug)]
+struct Record {
+    answers: u32,
+    failures_in_row: u32,
+    /// The share of successes, the latest counting most.
+    successes: f64,
+    answered_at: Instant,
+    /// How often it has rested since it last succeeded.
+    rests: u32,
+    rests_until: Option<Instant>,
+}
+
+/// Tells how an endpoint has answered.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    load: Arc<Mutex<Load>>,
+    accrual: Accrual,
 }
 
 /// The endpoint that was picked; counts as load on it until dropped.
@@ -60,18 +97,20 @@ pub struct Pick<T> {
     pub item: Arc<T>,
     load: Arc<Mutex<Load>>,
     decay: Duration,
+    accrual: Option<Accrual>,
 }
 
 impl<T> Balancer<T> {
-    pub fn new(ewma: Ewma) -> Self {
-        Self { ewma, members: Vec::new() }
+    pub fn new(ewma: Ewma, accrual: Option<Accrual>) -> Self {
+        Self { ewma, accrual, members: Vec::new() }
     }
 
-    /// Adds an endpoint, or puts `item` in the place of what reached it before; either way it is in.
-    pub fn set(&mut self, address: SocketAddr, item: Arc<T>, now: Instant) {
+    /// Adds an endpoint, or puts `item` in the place of what reached it before; either way it is in. One that `joins` others starts slowly.
+    pub fn set(&mut self, address: SocketAddr, item: Arc<T>, joins: bool, now: Instant) {
         let rtt_seconds = self.ewma.default_rtt.as_secs_f64();
-        let load = Arc::new(Mutex::new(Load { rtt_seconds, observed_at: now, in_flight: 0 }));
-        let member = Member { address, item, load, is_in: true };
+        let load = Load { rtt_seconds, observed_at: now, in_flight: 0, record: Record::new(now) };
+        let load = Arc::new(Mutex::new(load));
+        let member = Member { address, item, load, is_in: true, joined_at: joins.then_some(now) };
         match self.members.iter_mut().find(|member| member.address == address) {
             Some(old) => *old = member,
             None => self.members.push(member),
@@ -87,10 +126,11 @@ impl<T> Balancer<T> {
         self.member(address, item).is_some_and(|member| std::mem::take(&mut member.is_in))
     }
 
-    /// Puts the endpoint back in.
-    pub fn put_in(&mut self, address: SocketAddr, item: &Arc<T>) {
+    /// Puts the endpoint back in. What could not be reached was restarted, as a rule, and starts slowly.
+    pub fn put_in(&mut self, address: SocketAddr, item: &Arc<T>, now: Instant) {
         if let Some(member) = self.member(address, item) {
             member.is_in = true;
+            member.joined_at = Some(now);
         }
     }
 
@@ -101,14 +141,22 @@ impl<T> Balancer<T> {
     /// Picks among the endpoints that are in and not in `tried`; none where there is no such endpoint.
     pub fn pick(&self, tried: &[SocketAddr], now: Instant, random: &mut impl Rng) -> Option<Pick<T>> {
         let usable = |member: &Member<T>| member.is_in && !tried.contains(&member.address);
-        let (one, other) = self.two(random, usable)?;
-        let member = if other.cost(self.ewma.decay, now) < one.cost(self.ewma.decay, now) { other } else { one };
+        let (one, other) = match &self.accrual {
+            None => self.two(random, usable),
+            // So many rest that those too must do.
+            Some(accrual) if accrual.ready_min > 0 && self.ready(now) < accrual.ready_min => self.two(random, usable),
+            Some(_) => self.two(random, |member| usable(member) && !member.rests(now)),
+        }?;
+        let (better, worse) =
+            if other.cost(self.ewma.decay, now) < one.cost(self.ewma.decay, now) { (other, one) } else { (one, other) };
+        let member = if better.is_ahead_of(worse, now, random) { better } else { worse };
         lock(&member.load).in_flight += 1;
         Some(Pick {
             address: member.address,
             item: member.item.clone(),
             load: member.load.clone(),
             decay: self.ewma.decay,
+            accrual: self.accrual,
         })
     }
 
@@ -131,6 +179,17 @@ impl<T> Balancer<T> {
                 Some((members[one], members[other]))
             }
         }
+    }
+
+    /// Endpoints that are in and not at rest.
+    fn ready(&self, now: Instant) -> usize {
+        self.members.iter().filter(|member| member.is_in && !member.rests(now)).count()
+    }
+
+    /// When the next endpoint has rested for long enough, if any rests.
+    pub fn rested_at(&self) -> Option<Instant> {
+        let members = self.members.iter().filter(|member| member.is_in);
+        members.filter_map(|member| lock(&member.load).record.rests_until).min()
     }
 
     pub fn items(&self) -> impl Iterator<Item = &Arc<T>> {
@@ -165,6 +224,68 @@ impl<T> Member<T> {
     }
 }
 
+impl<T> Member<T> {
+    /// Whether it is not to be asked now: it rests, or has just rested and a first request tries it.
+    fn rests(&self, now: Instant) -> bool {
+        let load = lock(&self.load);
+        load.record.rests_until.is_some_and(|until| now < until || load.in_flight > 0)
+    }
+
+    /// Whether it may win against `other`, which is warmer.
+    fn is_ahead_of(&self, other: &Self, now: Instant, random: &mut impl Rng) -> bool {
+        let Some(warmth) = self.warmth(now) else { return true };
+        other.warmth(now).is_some() || random.random_bool(warmth)
+    }
+
+    /// How much it may get of its share; none once that is all.
+    fn warmth(&self, now: Instant) -> Option<f64> {
+        let age = now.saturating_duration_since(self.joined_at?).as_secs_f64() / SLOW_START.as_secs_f64();
+        (age < 1.0).then(|| age.max(SLOW_START_SHARE))
+    }
+}
+
+impl Record {
+    fn new(now: Instant) -> Self {
+        Self { answers: 0, failures_in_row: 0, successes: 1.0, answered_at: now, rests: 0, rests_until: None }
+    }
+
+    fn note(&mut self, is_success: bool, accrual: &Accrual, now: Instant, random: f64) {
+        // What was under way when it began to rest says nothing new.
+        if self.rests_until.is_some_and(|until| now < until) {
+            return;
+        }
+        let was_tried = self.rests_until.is_some();
+        self.answers = self.answers.saturating_add(1);
+        if let Some(rate) = accrual.rate {
+            let past = weight_of_past(now.saturating_duration_since(self.answered_at), rate.decay);
+            self.successes = self.successes * past + f64::from(u8::from(is_success)) * (1.0 - past);
+        }
+        self.answered_at = now;
+        if is_success {
+            (self.failures_in_row, self.rests, self.rests_until) = (0, 0, None);
+            if was_tried {
+                // It has recovered: what it did before is not held against it.
+                (self.answers, self.successes) = (0, 1.0);
+            }
+            return;
+        }
+        self.failures_in_row = self.failures_in_row.saturating_add(1);
+        let too_many = accrual.failures_max.is_some_and(|max| self.failures_in_row >= max);
+        let too_often =
+            accrual.rate.is_some_and(|rate| self.answers >= rate.requests_min && self.successes < rate.successes_min);
+        if too_many || too_often || was_tried {
+            self.rests_until = Some(now + accrual.pauses.after(self.rests, random));
+            self.rests = self.rests.saturating_add(1);
+        }
+    }
+}
+
+impl Judge {
+    pub fn note(&self, is_success: bool, now: Instant) {
+        lock(&self.load).record.note(is_success, &self.accrual, now, rand::random());
+    }
+}
+
 impl Load {
     /// The average as if nothing had taken any time since: an endpoint once slow gets another chance.
     fn decayed(&self, decay: Duration, now: Instant) -> f64 {
@@ -177,6 +298,11 @@ fn weight_of_past(elapsed: Duration, decay: Duration) -> f64 {
 }
 
 impl<T> Pick<T> {
+    /// Who is to be told how the endpoint answers, if anybody wants to know.
+    pub fn judge(&self) -> Option<Judge> {
+        Some(Judge { load: self.load.clone(), accrual: self.accrual? })
+    }
+
     /// Records that the endpoint took `rtt` to answer (or, for TCP, to be connected to).
     pub fn observe(&self, rtt: Duration, now: Instant) {
         let mut load = lock(&self.load);
@@ -208,15 +334,16 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::mesh::limits::{Pauses, Rate};
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, last], 80))
     }
 
     fn balancer(endpoints: u8, now: Instant) -> Balancer<()> {
-        let mut balancer = Balancer::new(Ewma::default());
+        let mut balancer = Balancer::new(Ewma::default(), None);
         for last in 1..=endpoints {
-            balancer.set(address(last), Arc::new(()), now);
+            balancer.set(address(last), Arc::new(()), false, now);
         }
         balancer
     }
@@ -287,17 +414,17 @@ mod tests {
             assert_eq!(balancer.pick(&[address(2)], now, &mut random).unwrap().address, address(3));
         }
         assert!(balancer.pick(&[address(2), address(3)], now, &mut random).is_none());
-        balancer.put_in(first.address, &first.item);
+        balancer.put_in(first.address, &first.item, now);
         assert_eq!(balancer.pick(&[address(2), address(3)], now, &mut random).unwrap().address, address(1));
     }
 
     #[test]
     fn a_failure_of_the_old_says_nothing_of_what_took_its_place() {
         let (now, mut random) = (Instant::now(), random());
-        let mut balancer = Balancer::new(Ewma::default());
-        balancer.set(address(1), Arc::new("old"), now);
+        let mut balancer = Balancer::new(Ewma::default(), None);
+        balancer.set(address(1), Arc::new("old"), false, now);
         let old = balancer.pick(&[], now, &mut random).unwrap();
-        balancer.set(address(1), Arc::new("new"), now);
+        balancer.set(address(1), Arc::new("new"), false, now);
         assert!(!balancer.take_out(old.address, &old.item));
         assert_eq!(*balancer.pick(&[], now, &mut random).unwrap().item, "new");
     }
@@ -321,5 +448,98 @@ mod tests {
         assert_eq!(lock(&load).in_flight, 1);
         drop(pick);
         assert_eq!(lock(&load).in_flight, 0);
+    }
+
+    fn accrual() -> Accrual {
+        let pauses = Pauses { shortest: Duration::from_secs(1), longest: Duration::from_secs(60), jitter: 0.0 };
+        Accrual { failures_max: Some(3), rate: None, pauses, ready_min: 0 }
+    }
+
+    fn judged(accrual: Accrual, now: Instant) -> Balancer<()> {
+        Balancer { accrual: Some(accrual), ..balancer(2, now) }
+    }
+
+    fn fail(balancer: &Balancer<()>, last: u8, times: usize, now: Instant) {
+        let other = address(3 - last);
+        for _ in 0..times {
+            let pick = balancer.pick(&[other], now, &mut random()).unwrap();
+            pick.judge().unwrap().note(false, now);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_in_a_row_rests_and_is_then_tried_by_one() {
+        let (now, mut random) = (Instant::now(), random());
+        let balancer = judged(accrual(), now);
+        fail(&balancer, 1, 2, now);
+        balancer.pick(&[address(2)], now, &mut random).unwrap().judge().unwrap().note(true, now);
+        fail(&balancer, 1, 2, now);
+        assert!(balancer.pick(&[address(2)], now, &mut random).is_some(), "three, but not in a row");
+        fail(&balancer, 1, 1, now);
+        assert!(balancer.pick(&[address(2)], now, &mut random).is_none());
+        assert_eq!(balancer.pick(&[], now, &mut random).unwrap().address, address(2));
+        assert_eq!(balancer.rested_at(), Some(now + Duration::from_secs(1)));
+        let later = now + Duration::from_secs(1);
+        let first = balancer.pick(&[address(2)], later, &mut random).unwrap();
+        assert!(balancer.pick(&[address(2)], later, &mut random).is_none(), "one request tries it");
+        first.judge().unwrap().note(false, later);
+        drop(first);
+        assert_eq!(balancer.rested_at(), Some(later + Duration::from_secs(2)), "a longer rest");
+        let recovered = later + Duration::from_secs(2);
+        balancer.pick(&[address(2)], recovered, &mut random).unwrap().judge().unwrap().note(true, recovered);
+        assert_eq!(balancer.rested_at(), None);
+    }
+
+    #[test]
+    fn a_low_rate_of_successes_makes_an_endpoint_rest_once_there_is_enough_to_judge_by() {
+        let now = Instant::now();
+        let rate = Rate { successes_min: 0.5, decay: Duration::from_secs(10), requests_min: 3 };
+        let balancer = judged(Accrual { failures_max: None, rate: Some(rate), ..accrual() }, now);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        fail(&balancer, 1, 1, later(10));
+        fail(&balancer, 1, 1, later(20));
+        assert_eq!(balancer.rested_at(), None, "two say nothing yet");
+        fail(&balancer, 1, 1, later(30));
+        assert!(balancer.rested_at().is_some());
+    }
+
+    #[test]
+    fn not_all_endpoints_rest_where_some_must_be_left() {
+        let (now, mut random) = (Instant::now(), random());
+        let balancer = judged(Accrual { ready_min: 1, ..accrual() }, now);
+        fail(&balancer, 1, 3, now);
+        assert!(balancer.pick(&[address(2)], now, &mut random).is_none());
+        fail(&balancer, 2, 3, now);
+        assert!(balancer.pick(&[], now, &mut random).is_some(), "somebody has to answer");
+    }
+
+    #[test]
+    fn a_newcomer_gets_its_share_by_and_by() {
+        let (now, mut random) = (Instant::now(), random());
+        let mut balancer = balancer(1, now);
+        balancer.set(address(2), Arc::new(()), true, now);
+        // Nobody has seen either, but the old one is busy: by load alone the new one would get everything.
+        let _busy = balancer.pick(&[address(2)], now, &mut random).unwrap();
+        let mut share = |at| {
+            let picks = (0..1_000).filter(|_| balancer.pick(&[], at, &mut random).unwrap().address == address(2));
+            picks.count()
+        };
+        let (first, half, whole) = (share(now), share(now + SLOW_START / 2), share(now + SLOW_START));
+        assert!((50..200).contains(&first), "{first}");
+        assert!((400..600).contains(&half), "{half}");
+        assert_eq!(whole, 1_000);
+    }
+
+    #[test]
+    fn newcomers_among_themselves_are_equals() {
+        let (now, mut random) = (Instant::now(), random());
+        let mut balancer = balancer(0, now);
+        for last in 1..=2 {
+            balancer.set(address(last), Arc::new(()), true, now);
+        }
+        let _busy = balancer.pick(&[address(2)], now, &mut random).unwrap();
+        for _ in 0..20 {
+            assert_eq!(balancer.pick(&[], now, &mut random).unwrap().address, address(2));
+        }
     }
 }

@@ -345,6 +345,7 @@ fn answer(response: Response<Incoming>, started: Option<Started>) -> Response<An
         status: response.status().as_u16(),
         is_grpc: true,
         grpc_status: grpc_status(response.headers()),
+        access: None,
         kept: Kept::until(|_| ()),
     };
     response.map(|incoming| Answer::streamed(incoming, ends))

@@ -30,10 +30,11 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
-pub use body::{Body, Ends, Kept, cause, grpc_status, reset};
+pub use body::{Body, Ends, Kept, Late, Time, cause, grpc_status, reset};
 pub use repeat::{UNSERVED, Unserved};
 
-use super::connections::Entry;
+use super::access_log::{AccessLog, Entry};
+use super::connections;
 use super::metrics::{Event, Labels, Measured, Metrics, Outcome, Requests, Scope, Started, Transport};
 use super::orig_proto::{self, OrigProto};
 use super::respond::{self, Asked, Refusal};
@@ -76,6 +77,8 @@ pub struct Http {
     pub keep_alive: (Duration, Duration),
     /// Whether the app is told the address of each client.
     pub tells_client_ip: bool,
+    /// Where requests are logged, if they are.
+    pub access_log: Option<AccessLog>,
     /// How long a client may leave a head unfinished.
     pub head_timeout: Duration,
 }
@@ -99,7 +102,7 @@ pub struct Session {
 /// Where a connection is on record until it ends.
 #[derive(Debug)]
 pub struct Open {
-    pub entry: Entry,
+    pub entry: connections::Entry,
     pub transport: Transport,
 }
 
@@ -172,6 +175,21 @@ impl Session {
             open.entry.add_request();
         }
         let asked = Asked::of(&request);
+        let mut access = self.http.access_log.as_ref().map(|log| log.begin(&self.client, &request));
+        let response = self.clone().answer_logged(request, asked, &mut access).await;
+        // What ended without a body to wait for ends here.
+        if let (Some(access), Ok(response)) = (&mut access, &response) {
+            access.answered(response.status());
+        }
+        response
+    }
+
+    async fn answer_logged(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        asked: Asked,
+        access: &mut Option<Box<Entry>>,
+    ) -> Result<Response<Body>, AppError> {
         let policy = self.policy.borrow().clone();
         let permit = match policy.authorize_request(&self.client, &request, Instant::now) {
             Ok(permit) => permit,
@@ -182,7 +200,7 @@ impl Session {
         };
         let started = self.kind(&permit).start(&self.http.metrics);
         match self.forward(&permit, request).await {
-            Ok((sent, was, place)) => Ok(self.respond(sent, asked, was, started, place)),
+            Ok((sent, was, place)) => Ok(self.respond(sent, asked, was, started, place, access.take())),
             Err(Failed::App(error)) if asked.is_http2() && reset(&error).is_some() => {
                 let label = reset(&error).map(|reason| format!("h2({reason:?})")).unwrap_or_default();
                 started.end(&Outcome { status: 0, grpc_status: None, error: label.into() });
@@ -259,15 +277,20 @@ impl Session {
         was: Option<OrigProto>,
         started: Started,
         place: OwnedSemaphorePermit,
+        mut access: Option<Box<Entry>>,
     ) -> Response<Body> {
         let Sent { answered, app, switching } = sent;
         let app::Answered { mut response, mut connection } = answered;
         respond::forget_proxies_words(response.headers_mut());
+        if let Some(access) = &mut access {
+            access.answered(response.status());
+        }
         let mut ends = Ends {
             started: Some(started),
             status: response.status().as_u16(),
             is_grpc: asked.is_grpc(),
             grpc_status: grpc_status(response.headers()),
+            access,
             kept: Kept::until(|_| ()),
         };
         if let Some(client) = switching.filter(|_| has_switched(&response, asked)) {

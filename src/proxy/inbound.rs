@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::server::TlsStream;
 
+use super::access_log::AccessLog;
 use super::connections::{Opened, Table};
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
 use super::http::{self, AppError, AppOptions, Apps, Http, Open, Session};
@@ -72,6 +73,8 @@ pub struct Options {
     pub newcomers_max: usize,
     /// How often HTTP/2 clients are pinged, and how long they may take to answer; zero for never.
     pub http2_keep_alive: (Duration, Duration),
+    /// Where requests are logged, if they are.
+    pub access_log: Option<AccessLog>,
 }
 
 impl From<&Settings> for Options {
@@ -96,6 +99,7 @@ impl From<&Settings> for Options {
                 inbound.inbound_server_http2_keep_alive_interval,
                 inbound.inbound_server_http2_keep_alive_timeout,
             ),
+            access_log: None,
         }
     }
 }
@@ -195,6 +199,7 @@ impl Inbound {
             failures: Arc::default(),
             keep_alive: options.http2_keep_alive,
             tells_client_ip: options.tells_client_ip,
+            access_log: options.access_log.clone(),
             head_timeout: options.detect_timeout,
         };
         let newcomers = Newcomers::new(options.newcomers_max);

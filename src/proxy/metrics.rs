@@ -55,7 +55,15 @@ pub enum Event {
     InboundTcpErrors,
     InboundTcpTerminated,
     InboundTransportHeaders,
+    OutboundGrpcRetries,
+    OutboundGrpcRetriesEnded,
+    OutboundGrpcRetriesOverflowed,
+    OutboundGrpcRetriesSucceeded,
     OutboundHttpErrors,
+    OutboundHttpRetries,
+    OutboundHttpRetriesEnded,
+    OutboundHttpRetriesOverflowed,
+    OutboundHttpRetriesSucceeded,
     OutboundTcpDetected,
     OutboundTcpErrors,
     OutboundTcpProtocols,
@@ -66,7 +74,7 @@ pub enum Event {
 }
 
 /// The name and help of each [`Event`]; `_total` is added by the encoder.
-const EVENTS: [(Event, &str, &str); 19] = [
+const EVENTS: [(Event, &str, &str); 27] = [
     (Event::InboundHttpAllowed, "inbound_http_authz_allow", "HTTP requests that policy let through"),
     (Event::InboundHttpDenied, "inbound_http_authz_deny", "HTTP requests that policy refused"),
     (Event::InboundHttpErrors, "inbound_http_errors", "HTTP requests that failed in the proxy"),
@@ -82,6 +90,22 @@ const EVENTS: [(Event, &str, &str); 19] = [
         "inbound_tcp_transport_header_connections",
         "Connections that began with a transport header",
     ),
+    (Event::OutboundGrpcRetries, "outbound_grpc_route_retry_requests", "Calls asked again"),
+    (
+        Event::OutboundGrpcRetriesEnded,
+        "outbound_grpc_route_retry_limit_exceeded",
+        "Calls asked as often as they may be",
+    ),
+    (Event::OutboundGrpcRetriesOverflowed, "outbound_grpc_route_retry_overflow", "Calls too long to be asked again"),
+    (Event::OutboundGrpcRetriesSucceeded, "outbound_grpc_route_retry_successes", "Calls that asking again helped"),
+    (Event::OutboundHttpRetries, "outbound_http_route_retry_requests", "Requests asked again"),
+    (
+        Event::OutboundHttpRetriesEnded,
+        "outbound_http_route_retry_limit_exceeded",
+        "Requests asked as often as they may be",
+    ),
+    (Event::OutboundHttpRetriesOverflowed, "outbound_http_route_retry_overflow", "Requests too long to be asked again"),
+    (Event::OutboundHttpRetriesSucceeded, "outbound_http_route_retry_successes", "Requests that asking again helped"),
     (Event::OutboundHttpErrors, "outbound_http_errors", "HTTP requests that failed in the proxy"),
     (Event::OutboundTcpDetected, "outbound_tcp_detect_http_results", "Connections whose protocol was looked for"),
     (Event::OutboundTcpErrors, "outbound_tcp_errors", "Outbound connections that failed in the proxy"),
@@ -173,6 +197,13 @@ impl Metrics {
     /// The metrics of the proxy's own requests to the control plane with these labels.
     pub fn control_requests(&self, labels: Labels) -> Requests {
         self.0.control_requests.with(labels)
+    }
+
+    /// A counter without labels, of another room of the proxy. Made once.
+    pub fn registered_counter(&self, name: &str, help: &str) -> Counter {
+        let counter = Counter::default();
+        self.registry().register(name, help, counter.clone());
+        counter
     }
 
     fn routes(&self) -> &routes::Families {

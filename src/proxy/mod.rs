@@ -7,6 +7,7 @@
 //!   SIGTERM ─> not ready ─> nothing new accepted ─> connections end ─> admin and control plane let go
 //! ```
 
+pub mod access_log;
 pub mod admin;
 pub mod await_ready;
 pub mod backend;
@@ -44,6 +45,7 @@ use tokio::sync::{Notify, watch};
 
 pub use settings::Settings;
 
+use self::access_log::AccessLog;
 use self::admin::{Admin, Secured};
 use self::client::Connector;
 use self::clock::Clock;
@@ -157,8 +159,12 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         let secured =
             Secured { bundle, clock, credentials: credentials.clone(), policies: policies.clone(), tls: tls.clone() };
         let _first = admin.secured.set(secured);
+        let access_log = match given(&settings.process.access_log) {
+            Some(format) => Some(AccessLog::start(*format, &metrics).context("cannot start the access log")?),
+            None => None,
+        };
         let inbound = Inbound::new(
-            (&settings).into(),
+            inbound::Options { access_log, ..(&settings).into() },
             tls.clone(),
             policies,
             connections.clone(),

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access_log::Format;
 use crate::mesh::Identity;
+use crate::mesh::limits::duration;
 use crate::mesh::policy::DefaultPolicy;
 use crate::mesh::ports::PortSet;
 use crate::telemetry::LogFormat;
@@ -222,9 +224,15 @@ pub struct Outbound {
     /// How long a request waits for an endpoint
     #[arg(long, env = "LINKERD2_PROXY_OUTBOUND_HTTP_FAILFAST_TIMEOUT", value_parser = duration, default_value = "3s", value_name = "DURATION")]
     pub outbound_http_failfast_timeout: Duration,
+    /// How many requests may wait for an endpoint of one service
+    #[arg(long, env = "LINKERD2_PROXY_OUTBOUND_HTTP_QUEUE_CAPACITY", default_value = "10000", value_name = "N")]
+    pub outbound_http_queue_capacity: usize,
     /// How long an opaque connection waits for an endpoint
     #[arg(long, env = "LINKERD2_PROXY_OUTBOUND_TCP_FAILFAST_TIMEOUT", value_parser = duration, default_value = "3s", value_name = "DURATION")]
     pub outbound_tcp_failfast_timeout: Duration,
+    /// How many opaque connections may wait for an endpoint of one service
+    #[arg(long, env = "LINKERD2_PROXY_OUTBOUND_TCP_QUEUE_CAPACITY", default_value = "10000", value_name = "N")]
+    pub outbound_tcp_queue_capacity: usize,
     /// How many requests may be under way
     #[arg(long, env = "LINKERD2_PROXY_OUTBOUND_MAX_IN_FLIGHT", default_value = "100000", value_name = "N")]
     pub outbound_max_in_flight: usize,
@@ -254,6 +262,9 @@ pub struct Process {
     /// How log lines look
     #[arg(long, env = "LINKERD2_PROXY_LOG_FORMAT", default_value = "plain", ignore_case = true, value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// Log requests from the network on standard output, as apache or json
+    #[arg(long, env = "LINKERD2_PROXY_ACCESS_LOG", value_parser = optional::<Format>, value_name = "FORMAT")]
+    pub access_log: Option<Optional<Format>>,
     /// How long connections may take to end after SIGTERM
     #[arg(long, env = "LINKERD2_PROXY_SHUTDOWN_GRACE_PERIOD", value_parser = duration, default_value = "2m", value_name = "DURATION")]
     pub shutdown_grace_period: Duration,
@@ -386,25 +397,6 @@ fn networks(text: &str) -> Result<Networks, ipnet::AddrParseError> {
     let network =
         |item: &str| item.parse::<IpNet>().or_else(|error| item.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
     items.map(network).collect::<Result<_, _>>().map(Networks)
-}
-
-/// Parses a duration as injectors write it: a whole number and one unit, or a bare 0.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let invalid = || format!("{text:?} is not a duration: a whole number with ms, s, m, h or d");
-    let text = text.trim();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        "d" => 24 * 60 * 60 * 1000,
-        "" if number == 0 => 0,
-        _ => return Err(invalid()),
-    };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(invalid)
 }
 
 #[cfg(test)]

@@ -64,6 +64,17 @@ impl Series for Counter {
     }
 }
 
+/// One without labels.
+impl EncodeMetric for Counter {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        Series::encode(self, encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
 /// A number that grows and shrinks.
 #[derive(Clone, Debug, Default)]
 pub struct Gauge(Arc<AtomicI64>);

@@ -85,6 +85,7 @@ fn inbound(pki: &Pki, port: u16, drain: Drain) -> Inbound {
         app: AppOptions { connect_timeout: Duration::from_secs(5), idle_timeout: Duration::from_secs(3) },
         in_flight_max: 100,
         tells_client_ip: false,
+        access_log: None,
         strangers_max: 100,
         newcomers_max: 100,
         http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(20)),

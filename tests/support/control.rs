@@ -244,6 +244,37 @@ pub(crate) fn detect(authority: &str) -> OutboundPolicy {
     of_kind(proxy_protocol::Kind::Detect(detect))
 }
 
+/// The same, where the rule for HTTP is `change`d.
+pub(crate) fn detect_with(authority: &str, change: impl Fn(&mut policy::http_route::Rule)) -> OutboundPolicy {
+    changed(authority, |http| http.iter_mut().flat_map(|route| &mut route.rules).for_each(&change), None)
+}
+
+/// The same, where endpoints that fail are given a rest.
+pub(crate) fn detect_accruing(authority: &str, accrual: policy::FailureAccrual) -> OutboundPolicy {
+    changed(authority, |_| (), Some(accrual))
+}
+
+fn changed(
+    authority: &str,
+    change: impl Fn(&mut Vec<policy::HttpRoute>),
+    accrual: Option<policy::FailureAccrual>,
+) -> OutboundPolicy {
+    let mut policy = detect(authority);
+    let Some(proxy_protocol::Kind::Detect(detect)) = policy.protocol.as_mut().and_then(|said| said.kind.as_mut())
+    else {
+        unreachable!("it is to be detected")
+    };
+    if let Some(http1) = &mut detect.http1 {
+        change(&mut http1.routes);
+        http1.failure_accrual = accrual;
+    }
+    if let Some(http2) = &mut detect.http2 {
+        change(&mut http2.routes);
+        http2.failure_accrual = accrual;
+    }
+    policy
+}
+
 pub(crate) fn opaque(authority: &str, filters: Vec<policy::opaque_route::Filter>) -> OutboundPolicy {
     of_kind(proxy_protocol::Kind::Opaque(opaque_routes(authority, filters)))
 }

@@ -5,6 +5,8 @@
 //!
 //! Start at [`Pod::of`], [`Service::of`] and [`Slice::of`].
 
+mod limits;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +19,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+pub use self::limits::ServiceLimits;
 use crate::manifest::names::{CONFIG_PREFIX, CONTROL_PLANE_NS, PROXY_CONTAINER};
 use crate::mesh::policy::DefaultPolicy;
 use crate::mesh::ports::PortSet;
@@ -85,6 +88,7 @@ pub struct Service {
     pub is_external_name: bool,
     /// Clients go to the endpoints of their own node only.
     pub is_local_only: bool,
+    pub limits: ServiceLimits,
 }
 
 #[derive(Debug, Eq, PartialEq)]
@@ -300,6 +304,7 @@ impl Service {
             ports,
             is_external_name: spec.type_.as_deref() == Some("ExternalName"),
             is_local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            limits: ServiceLimits::of(service.metadata.annotations.as_ref()),
         })
     }
 

@@ -5,22 +5,27 @@
 //! connections are closed until one has.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use tonic::Status;
 
 use super::{DETECT_TIMEOUT, metadata};
 use crate::control::destination::profile;
 use crate::control::destination::target::Target;
-use crate::control::index::facts::Service;
+use crate::control::index::facts::{Service, ServiceLimits};
 use crate::control::index::{Settings, State, view};
+use crate::mesh::limits::{Limits, Pauses, Retry, Timeouts};
 use crate::wire::outbound::{
-    Backend, HttpRoute, OpaqueRoute, OutboundPolicy, ProxyProtocol, Queue, backend, http_route, opaque_route,
-    proxy_protocol,
+    Backend, ExponentialBackoff, FailureAccrual, HttpRoute, OpaqueRoute, OutboundPolicy, ProxyProtocol, Queue, backend,
+    failure_accrual, http_route, opaque_route, proxy_protocol,
 };
 use crate::wire::{http_route as matches, meta};
 
 /// How many requests wait for an endpoint, and how long: then clients are told at once.
 const QUEUE_CAPACITY: u32 = 100;
+/// What proxies keep of a request to ask it again.
+const RETRY_BYTES_MAX: u32 = 64 << 10;
 const QUEUE_FAILFAST: prost_types::Duration = prost_types::Duration { seconds: 3, nanos: 0 };
 /// What is taken for an endpoint's latency before it is measured, and how fast old measurements fade.
 const DEFAULT_RTT: prost_types::Duration = prost_types::Duration { seconds: 0, nanos: 30_000_000 };
@@ -40,7 +45,10 @@ pub(super) fn policy(state: &State, settings: &Settings, target: &Target) -> Res
             None if settings.cluster_networks.iter().any(|network| network.contains(&address.ip())) => {
                 Err(Status::not_found(format!("{address} is no service's address")))
             }
-            None => Ok(detect(metadata::default("egress-fallback"), &forward(*address, "egress-fallback"))),
+            None => {
+                let forward = forward(*address, "egress-fallback");
+                Ok(detect(metadata::default("egress-fallback"), &forward, &ServiceLimits::default()))
+            }
         },
         Target::Service { service, port, .. } => {
             let found = state.services.get(service);
@@ -83,11 +91,12 @@ fn of_service(
     let backend =
         Backend { metadata: Some(resource()), queue: Some(queue()), kind: Some(backend::Kind::Balancer(balancer)) };
 
+    let limits = &service.limits;
     let opaque_ports = state.opaque_ports(service.opaque_ports.as_ref(), &service.key.namespace, settings);
     let kind = match port.app_protocol.as_deref() {
-        None if !opaque_ports.contains(number) => return detect(resource(), &backend),
-        Some("http") => proxy_protocol::Kind::Http1(http1(&backend)),
-        Some("kubernetes.io/h2c") => proxy_protocol::Kind::Http2(http2(&backend)),
+        None if !opaque_ports.contains(number) => return detect(resource(), &backend, limits),
+        Some("http") => proxy_protocol::Kind::Http1(http1(&backend, limits)),
+        Some("kubernetes.io/h2c") => proxy_protocol::Kind::Http2(http2(&backend, limits)),
         // Whatever else an app calls its protocol, carrying its bytes untouched is right.
         None | Some(_) => proxy_protocol::Kind::Opaque(opaque(&backend)),
     };
@@ -95,12 +104,12 @@ fn of_service(
 }
 
 /// Looks for HTTP, and carries anything else as it is. Proxies want all four members.
-fn detect(metadata: meta::Metadata, backend: &Backend) -> OutboundPolicy {
+fn detect(metadata: meta::Metadata, backend: &Backend, limits: &ServiceLimits) -> OutboundPolicy {
     let detect = proxy_protocol::Detect {
         timeout: Some(DETECT_TIMEOUT),
         opaque: Some(opaque(backend)),
-        http1: Some(http1(backend)),
-        http2: Some(http2(backend)),
+        http1: Some(http1(backend, limits)),
+        http2: Some(http2(backend, limits)),
     };
     let kind = Some(proxy_protocol::Kind::Detect(detect));
     OutboundPolicy { metadata: Some(metadata), protocol: Some(ProxyProtocol { kind }) }
@@ -130,15 +139,59 @@ fn queue() -> Queue {
     Queue { capacity: QUEUE_CAPACITY, failfast_timeout: Some(QUEUE_FAILFAST) }
 }
 
-fn http1(backend: &Backend) -> proxy_protocol::Http1 {
-    proxy_protocol::Http1 { routes: vec![http(backend)], failure_accrual: None }
+fn http1(backend: &Backend, limits: &ServiceLimits) -> proxy_protocol::Http1 {
+    proxy_protocol::Http1 { routes: vec![http(backend, limits)], failure_accrual: accrual(limits) }
 }
 
-fn http2(backend: &Backend) -> proxy_protocol::Http2 {
-    proxy_protocol::Http2 { routes: vec![http(backend)], failure_accrual: None }
+fn http2(backend: &Backend, limits: &ServiceLimits) -> proxy_protocol::Http2 {
+    proxy_protocol::Http2 { routes: vec![http(backend, limits)], failure_accrual: accrual(limits) }
 }
 
-fn http(backend: &Backend) -> HttpRoute {
+fn accrual(limits: &ServiceLimits) -> Option<FailureAccrual> {
+    let accrual = limits.accrual?;
+    let failures = failure_accrual::ConsecutiveFailures {
+        max_failures: accrual.failures_max.unwrap_or_default(),
+        backoff: Some(backoff(accrual.pauses)),
+    };
+    Some(FailureAccrual { kind: Some(failure_accrual::Kind::ConsecutiveFailures(failures)), ejection: None })
+}
+
+fn backoff(pauses: Pauses) -> ExponentialBackoff {
+    ExponentialBackoff {
+        min_backoff: duration(pauses.shortest),
+        max_backoff: duration(pauses.longest),
+        // A float of half the size tells jitter well enough.
+        jitter_ratio: pauses.jitter as f32,
+        respect_retry_after_hint: false,
+    }
+}
+
+fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}
+
+/// Statuses of gRPC are told to routes of gRPC only, of which a Service by itself has none.
+fn retry(retry: &Retry) -> http_route::Retry {
+    let range = |range: &RangeInclusive<u16>| http_route::retry::conditions::StatusRange {
+        start: (*range.start()).into(),
+        end: (*range.end()).into(),
+    };
+    http_route::Retry {
+        max_retries: retry.max,
+        max_request_bytes: RETRY_BYTES_MAX,
+        conditions: Some(http_route::retry::Conditions { status_ranges: retry.statuses.0.iter().map(range).collect() }),
+        timeout: retry.timeout.and_then(duration),
+        backoff: Some(backoff(retry.pauses)),
+    }
+}
+
+fn http(backend: &Backend, limits: &ServiceLimits) -> HttpRoute {
+    let Limits { timeouts, retry: retries } = &limits.limits;
+    let timeouts = (*timeouts != Timeouts::default()).then(|| matches::Timeouts {
+        request: timeouts.request.and_then(duration),
+        response: timeouts.response.and_then(duration),
+        idle: timeouts.idle.and_then(duration),
+    });
     let all = matches::HttpRouteMatch {
         path: Some(matches::PathMatch { kind: Some(matches::path_match::Kind::Prefix("/".into())) }),
         ..Default::default()
@@ -153,6 +206,10 @@ fn http(backend: &Backend) -> HttpRoute {
             backends: Some(http_route::Distribution {
                 kind: Some(http_route::distribution::Kind::FirstAvailable(backends)),
             }),
+            timeouts,
+            retry: retries.as_ref().map(retry),
+            // What an app asks for concerns nobody else.
+            allow_l5d_request_headers: true,
             ..Default::default()
         }],
     }

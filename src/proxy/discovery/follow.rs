@@ -101,7 +101,7 @@ impl Shared {
             return backend.clone();
         }
         let Spec::Balance { authority, .. } = &spec else {
-            return Arc::new(Backend::new(spec, self.connector.clone(), self.settings.failfast));
+            return Arc::new(Backend::new(spec, self.connector.clone(), self.settings.queues));
         };
         let authority = authority.clone();
         let mut balances = lock(&self.balances);
@@ -110,7 +110,7 @@ impl Shared {
         {
             return backend;
         }
-        let backend = Arc::new(Backend::new(spec, self.connector.clone(), self.settings.failfast));
+        let backend = Arc::new(Backend::new(spec, self.connector.clone(), self.settings.queues));
         balances.insert(authority.clone(), Arc::downgrade(&backend));
         drop(balances);
         let (shared, weak, stopped) = (self.clone(), Arc::downgrade(&backend), backend.stopped());

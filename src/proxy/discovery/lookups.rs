@@ -129,11 +129,10 @@ fn blindly(http: HttpRoutes, parent: &Labels) -> TcpRoutes {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::mesh::endpoint::Server;
-    use crate::proxy::backend::{Backend, Spec};
+    use crate::proxy::backend::{Backend, Queues, Spec};
     use crate::proxy::client::tests::connector;
     use crate::wire::destination::{TlsIdentity, WeightedAddr, tls_identity};
     use crate::wire::outbound::ProxyProtocol;
@@ -147,8 +146,7 @@ mod tests {
 
     fn plan(lookups: &Lookups) -> Option<Plan> {
         let connector = connector();
-        let seconds = Duration::from_secs(3);
-        lookups.plan(&mut |spec| Arc::new(Backend::new(spec, connector.clone(), seconds)))
+        lookups.plan(&mut |spec| Arc::new(Backend::new(spec, connector.clone(), Queues::default())))
     }
 
     fn detect() -> OutboundPolicy {

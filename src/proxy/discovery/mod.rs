@@ -20,12 +20,13 @@ pub mod plan;
 mod wire;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::uri::Authority;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -37,8 +38,8 @@ use tonic::codegen::{Body, Bytes, StdError};
 use tonic::{Response, Status, Streaming};
 
 use self::lookups::{Lookup, Lookups};
-use self::plan::Plan;
-use super::backend::Backend;
+use self::plan::{HttpRule, Plan};
+use super::backend::{Backend, Queue, Queues};
 use super::client::Connector;
 use super::metrics::Labels;
 use super::settings::{self, Networks};
@@ -57,6 +58,8 @@ const CLUSTER_PATIENCE: Duration = Duration::from_secs(10);
 const EXTERNAL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a policy waits for the profile beside it, which at most says that its port is opaque.
 const PROFILE_PATIENCE: Duration = Duration::from_millis(500);
+/// Names that requests of an ingress may have chosen at a time; each is a stream of the control plane.
+const NAMES_MAX: usize = 1_000;
 /// How often it is looked what is not used any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -71,8 +74,8 @@ pub struct Settings {
     pub networks: Networks,
     /// How long a target that nobody uses stays known.
     pub idle_timeout: Duration,
-    /// How long requests and connections wait for an endpoint.
-    pub failfast: Duration,
+    /// How many requests and connections wait for an endpoint, and how long.
+    pub queues: Queues,
     pub limits: Limits,
     pub cluster_patience: Duration,
 }
@@ -85,7 +88,16 @@ impl From<&settings::Settings> for Settings {
             workload: control.policy_workload.clone(),
             networks: control.destination_profile_networks.clone(),
             idle_timeout: outbound.outbound_discovery_idle_timeout,
-            failfast: outbound.outbound_http_failfast_timeout,
+            queues: Queues {
+                http: Queue {
+                    capacity: outbound.outbound_http_queue_capacity,
+                    failfast: outbound.outbound_http_failfast_timeout,
+                },
+                tcp: Queue {
+                    capacity: outbound.outbound_tcp_queue_capacity,
+                    failfast: outbound.outbound_tcp_failfast_timeout,
+                },
+            },
             limits: Limits {
                 initial: control.control_stream_initial_timeout,
                 idle: control.control_stream_idle_timeout,
@@ -107,9 +119,17 @@ struct Shared {
     targets: Mutex<HashMap<SocketAddr, Known>>,
     /// By authority: services with several addresses share the connections to their endpoints.
     balances: Mutex<HashMap<String, Weak<Backend>>>,
+    /// Authorities that requests have named.
+    named: Mutex<HashMap<String, Named>>,
     /// How many streams of the control plane are interrupted now.
     interrupted: Gauge,
     undiscovered: Family<Labels, Counter>,
+}
+
+/// Where requests for one authority go.
+struct Named {
+    rule: Arc<HttpRule>,
+    used_at: Instant,
 }
 
 struct Known {
@@ -151,6 +171,8 @@ pub enum Error {
     Undiscovered { address: SocketAddr, patience: Duration },
     #[error("{TARGETS_MAX} targets are in use already")]
     TooMany,
+    #[error("{0:?} is no name with a port")]
+    Name(String),
 }
 
 type Answer<T> = BoxFuture<'static, Result<Response<Streaming<T>>, Status>>;
@@ -215,6 +237,7 @@ impl Discovery {
             connector,
             targets: Mutex::default(),
             balances: Mutex::default(),
+            named: Mutex::default(),
             interrupted,
             undiscovered,
         });
@@ -251,6 +274,35 @@ impl Discovery {
         let plain = wire::forward_plan(Endpoint::plain(address), false, &mut |spec| shared.backend(spec, &[]));
         let plain = Arc::new(plain);
         Ok(Discovered { target, fallback: Some(plain.clone()), first: plain })
+    }
+}
+
+impl Discovery {
+    /// What is done with requests that name their service themselves, as `NAME` or `NAME:PORT`: they are balanced over its endpoints.
+    ///
+    /// # Errors
+    /// Where it is no name, or too many have been named.
+    pub fn named(&self, name: &str) -> Result<Arc<HttpRule>, Error> {
+        let invalid = || Error::Name(name.into());
+        let authority: Authority = name.trim().to_ascii_lowercase().parse().map_err(|_| invalid())?;
+        let host = authority.host().trim_end_matches('.');
+        if host.is_empty() || host.parse::<IpAddr>().is_ok() || host.starts_with('[') || name.contains('@') {
+            return Err(invalid());
+        }
+        let authority = format!("{host}:{}", authority.port_u16().unwrap_or(80));
+        let now = Instant::now();
+        let mut named = lock(&self.0.named);
+        if let Some(known) = named.get_mut(&authority) {
+            known.used_at = now;
+            return Ok(known.rule.clone());
+        }
+        if named.len() >= NAMES_MAX {
+            return Err(Error::TooMany);
+        }
+        let rule = wire::named_rule(authority.clone(), &mut |spec| self.0.backend(spec, &[]));
+        let rule = Arc::new(rule);
+        named.insert(authority, Named { rule: rule.clone(), used_at: now });
+        Ok(rule)
     }
 }
 
@@ -328,9 +380,13 @@ impl Shared {
                 }
                 !is_forgotten
             });
+            lock(&self.named).retain(|_, named| {
+                Arc::strong_count(&named.rule) > 1 || now.duration_since(named.used_at) < self.settings.idle_timeout
+            });
             lock(&self.balances).retain(|_, backend| backend.strong_count() > 0);
         }
         lock(&self.targets).clear();
+        lock(&self.named).clear();
     }
 }
 

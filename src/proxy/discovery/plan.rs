@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use rand::{Rng, RngExt as _};
 
+use crate::mesh::limits::Limits;
 use crate::mesh::policy::{HeaderModifier, Ratio};
 use crate::mesh::redirect::Redirect;
 use crate::mesh::route::{self, HostMatch, RequestMatch};
@@ -58,7 +59,18 @@ pub struct HttpRule {
     pub matches: Vec<RequestMatch>,
     pub filters: Vec<HttpFilter>,
     pub backends: Distribution<HttpBackend>,
+    pub limits: Limits,
+    /// Whether requests may set limits of their own, by headers.
+    pub may_set_limits: bool,
     pub measured: Arc<Measured>,
+    pub retries: Arc<RetryCounts>,
+}
+
+/// What is counted of the retries of one rule.
+#[derive(Debug)]
+pub struct RetryCounts {
+    pub tally: Tally,
+    pub is_grpc: bool,
 }
 
 /// What is done to a request of a rule, or to its response.
@@ -200,20 +212,18 @@ impl<B> Distribution<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;
 
     use super::*;
     use crate::mesh::Endpoint;
-    use crate::proxy::backend::Spec;
+    use crate::proxy::backend::{Queues, Spec};
     use crate::proxy::client::tests::connector;
 
     fn backend(port: u16) -> TcpBackend {
         let endpoint = Endpoint::plain(([10, 0, 0, 1], port).into());
         let spec = Spec::Forward(Box::new(endpoint));
-        TcpBackend { backend: Arc::new(Backend::new(spec, connector(), Duration::from_secs(3))), refused: None }
+        TcpBackend { backend: Arc::new(Backend::new(spec, connector(), Queues::default())), refused: None }
     }
 
     fn tcp_route(snis: Vec<HostMatch>, refused: Refusal) -> TcpRoute {

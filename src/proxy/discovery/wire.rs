@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use super::plan::{
     Distribution, Failure, HttpBackend, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal,
-    RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
+    RetryCounts, RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
 };
 use crate::mesh::Endpoint;
 use crate::mesh::endpoint::{Hint, Http2Client, Server};
+use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Rate, Retry, Statuses, Timeouts};
 use crate::mesh::route::{HostMatch, RequestMatch};
 use crate::proxy::backend::{Backend, Spec};
 use crate::proxy::balance::Ewma;
@@ -21,8 +22,8 @@ use crate::proxy::metrics::{Labels, Measured, Scope, Tally};
 use crate::proxy::policy::convert::{self, Invalid};
 use crate::wire::destination::{self, Http2ClientParams, WeightedAddr, protocol_hint, tls_identity};
 use crate::wire::outbound::proxy_protocol::{Detect, Kind};
-use crate::wire::outbound::{self, OutboundPolicy, backend};
-use crate::wire::{meta, net, opaque_route, tls_route};
+use crate::wire::outbound::{self, FailureAccrual, OutboundPolicy, backend};
+use crate::wire::{http_route, meta, net, opaque_route, tls_route};
 
 /// An IP address and a port other than 0.
 pub(super) fn socket_address(address: net::TcpAddress) -> Option<SocketAddr> {
@@ -114,17 +115,7 @@ pub(super) fn forward_plan(endpoint: Endpoint, is_opaque: bool, backends: &mut B
     let backend = backends(Spec::Forward(Box::new(endpoint)));
     let parent = Labels::service("parent", None);
     let route = route_labels(&parent, None);
-    let http = || {
-        let measured = Measured::new(Scope::OutboundHttpBackend, route.and(&Labels::service("backend", None)));
-        let only = HttpBackend { backend: backend.clone(), filters: Vec::new(), measured };
-        let rule = HttpRule {
-            matches: Vec::new(),
-            filters: Vec::new(),
-            backends: Distribution::First(vec![only]),
-            measured: of_route(Scope::OutboundHttpRoute, &route),
-        };
-        HttpRoutes(vec![HttpRoute { hosts: Vec::new(), rules: vec![rule] }])
-    };
+    let http = || HttpRoutes(vec![HttpRoute { hosts: Vec::new(), rules: vec![only_rule(&route, backend.clone())] }]);
     let backends = Distribution::First(vec![TcpBackend { backend: backend.clone(), refused: None }]);
     let rule = TcpRule { refused: None, backends, counts: RouteCounts::opaque(route.clone()) };
     let opaque = TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule }]);
@@ -140,13 +131,145 @@ fn route_labels(parent: &Labels, route: Option<&meta::Metadata>) -> Labels {
     parent.and(&Labels::resource("route", route))
 }
 
+/// The rule of requests that name a service themselves.
+pub(super) fn named_rule(authority: String, backends: &mut Backends<'_>) -> HttpRule {
+    let route = route_labels(&Labels::service("parent", None), None);
+    only_rule(&route, backends(Spec::Balance { authority, ewma: Ewma::default(), accrual: None }))
+}
+
+/// Everything goes to one backend.
+fn only_rule(route: &Labels, backend: Arc<Backend>) -> HttpRule {
+    let measured = Measured::new(Scope::OutboundHttpBackend, route.and(&Labels::service("backend", None)));
+    HttpRule {
+        matches: Vec::new(),
+        filters: Vec::new(),
+        backends: Distribution::First(vec![HttpBackend { backend, filters: Vec::new(), measured }]),
+        limits: Limits::default(),
+        may_set_limits: false,
+        measured: of_route(Scope::OutboundHttpRoute, route),
+        retries: retry_counts(route, false),
+    }
+}
+
 /// What counts the requests of a route. The names of hosts that they ask for are their clients' choice, and left empty.
 fn of_route(scope: Scope, route: &Labels) -> Arc<Measured> {
     Measured::new(scope, route.and(&Labels::new([("hostname", "")])))
 }
 
+fn retry_counts(route: &Labels, is_grpc: bool) -> Arc<RetryCounts> {
+    Arc::new(RetryCounts { tally: Tally::new(route.clone()), is_grpc })
+}
+
+/// No time at all is no limit.
+fn limit(said: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+    let Some(said) = said else { return Ok(None) };
+    let limit = duration(said).ok_or_else(|| convert::unparsable("timeout", said))?;
+    Ok((!limit.is_zero()).then_some(limit))
+}
+
+fn timeouts(said: Option<http_route::Timeouts>, of_older: Option<prost_types::Duration>) -> Result<Timeouts, Invalid> {
+    let said = said.unwrap_or_default();
+    let request = limit(said.request)?;
+    Ok(Timeouts {
+        request: if request.is_some() { request } else { limit(of_older)? },
+        response: limit(said.response)?,
+        idle: limit(said.idle)?,
+    })
+}
+
+fn http_retry(said: outbound::http_route::Retry) -> Result<Retry, Invalid> {
+    let conditions = said.conditions.ok_or(Invalid::Missing("the conditions of a retry"))?;
+    let status = |status: u32| u16::try_from(status).ok().filter(|status| (1..600).contains(status));
+    let range =
+        |range: outbound::http_route::retry::conditions::StatusRange| match (status(range.start), status(range.end)) {
+            (Some(start), Some(end)) => Ok(start..=end),
+            _ => Err(convert::unparsable("statuses of a retry", (range.start, range.end))),
+        };
+    let statuses = conditions.status_ranges.into_iter().map(range).collect::<Result<_, _>>()?;
+    retry(said.max_retries, Statuses(statuses), Codes::default(), said.timeout, said.backoff)
+}
+
+fn grpc_retry(said: outbound::grpc_route::Retry) -> Result<Retry, Invalid> {
+    let conditions = said.conditions.ok_or(Invalid::Missing("the conditions of a retry"))?;
+    let on = [
+        (conditions.cancelled, 1),
+        (conditions.deadine_exceeded, 4),
+        (conditions.resource_exhausted, 8),
+        (conditions.internal, 13),
+        (conditions.unavailable, 14),
+    ];
+    let codes = on.into_iter().filter(|(is_on, _)| *is_on).fold(Codes::default(), |codes, (_, code)| codes.with(code));
+    retry(said.max_retries, Statuses::default(), codes, said.timeout, said.backoff)
+}
+
+fn retry(
+    max: u32,
+    statuses: Statuses,
+    codes: Codes,
+    timeout: Option<prost_types::Duration>,
+    backoff: Option<outbound::ExponentialBackoff>,
+) -> Result<Retry, Invalid> {
+    if max > u32::from(u16::MAX) {
+        return Err(convert::unparsable("number of retries", max));
+    }
+    let pauses = backoff.map(pauses).transpose()?.unwrap_or(Pauses::OF_RETRIES);
+    Ok(Retry { max, statuses, codes, timeout: limit(timeout)?, pauses })
+}
+
+fn pauses(said: outbound::ExponentialBackoff) -> Result<Pauses, Invalid> {
+    let missing = || Invalid::Missing("the bounds of a backoff");
+    let shortest = said.min_backoff.and_then(duration).ok_or_else(missing)?;
+    let longest = said.max_backoff.and_then(duration).ok_or_else(missing)?;
+    Ok(Pauses { shortest, longest, jitter: f64::from(said.jitter_ratio) })
+}
+
+fn accrual(said: Option<FailureAccrual>) -> Result<Option<Accrual>, Invalid> {
+    use outbound::failure_accrual::Kind;
+    let Some(said) = said else { return Ok(None) };
+    let ready_min = said.ejection.map_or(0, |ejection| ejection.min_ready_endpoints as usize);
+    let some = |max: u32| (max > 0).then_some(max);
+    let backoff = |backoff: Option<_>| pauses(backoff.ok_or(Invalid::Missing("the backoff of failure accrual"))?);
+    Ok(Some(match said.kind.ok_or(Invalid::Missing("the kind of failure accrual"))? {
+        Kind::ConsecutiveFailures(said) => {
+            Accrual { failures_max: some(said.max_failures), rate: None, pauses: backoff(said.backoff)?, ready_min }
+        }
+        Kind::Unified(said) => Accrual {
+            failures_max: some(said.max_consecutive_failures),
+            rate: match said.decay.and_then(duration) {
+                Some(decay) if said.success_rate_threshold > 0.0 => {
+                    Some(Rate { successes_min: said.success_rate_threshold, decay, requests_min: said.min_requests })
+                }
+                _ => None,
+            },
+            pauses: backoff(said.backoff)?,
+            ready_min,
+        },
+    }))
+}
+
+/// Failure accrual of any of the protocols is that of the backends: all of them share their endpoints.
+fn accrual_of(kind: &Kind) -> Result<Option<Accrual>, Invalid> {
+    accrual(match kind {
+        Kind::Detect(detect) => {
+            let http1 = detect.http1.as_ref().and_then(|http| http.failure_accrual);
+            http1.or_else(|| detect.http2.as_ref().and_then(|http| http.failure_accrual))
+        }
+        Kind::Http1(http) => http.failure_accrual,
+        Kind::Http2(http) => http.failure_accrual,
+        Kind::Grpc(grpc) => grpc.failure_accrual,
+        Kind::Opaque(_) | Kind::Tls(_) => None,
+    })
+}
+
 fn protocol(policy: OutboundPolicy, parent: &Labels, backends: &mut Backends<'_>) -> Result<Protocol, Invalid> {
     let kind = policy.protocol.and_then(|protocol| protocol.kind).ok_or(Invalid::Missing("protocol"))?;
+    let accrues = accrual_of(&kind)?;
+    let backends: &mut Backends<'_> = &mut |spec| {
+        backends(match spec {
+            Spec::Balance { authority, ewma, accrual: _ } => Spec::Balance { authority, ewma, accrual: accrues },
+            spec => spec,
+        })
+    };
     Ok(match kind {
         Kind::Detect(Detect { http1, http2, opaque, .. }) => Protocol::Detect {
             http1: http_routes(http1.ok_or(Invalid::Missing("http1"))?.routes, parent, backends)?,
@@ -194,6 +317,7 @@ fn http_routes(
     for route in routes {
         let labels = route_labels(parent, route.metadata.as_ref());
         let measured = of_route(Scope::OutboundHttpRoute, &labels);
+        let retries = retry_counts(&labels, false);
         let mut rules = Vec::new();
         for rule in route.rules {
             let matches: Vec<RequestMatch> =
@@ -206,7 +330,17 @@ fn http_routes(
             };
             let backends = distribution!(outbound::http_route::distribution::Kind, rule.backends, one);
             let filters = filters(rule.filters)?;
-            rules.push(HttpRule { matches, filters, backends, measured: measured.clone() });
+            #[expect(deprecated, reason = "older control planes say it so")]
+            let timeouts = timeouts(rule.timeouts, rule.request_timeout)?;
+            rules.push(HttpRule {
+                matches,
+                filters,
+                backends,
+                limits: Limits { timeouts, retry: rule.retry.map(http_retry).transpose()? },
+                may_set_limits: rule.allow_l5d_request_headers,
+                measured: measured.clone(),
+                retries: retries.clone(),
+            });
         }
         let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
         made.push(HttpRoute { hosts, rules });
@@ -224,12 +358,18 @@ fn grpc_routes(
     for route in routes {
         let labels = route_labels(parent, route.metadata.as_ref());
         let measured = of_route(Scope::OutboundGrpcRoute, &labels);
+        let retries = retry_counts(&labels, true);
         let mut rules = Vec::new();
         for rule in route.rules {
             let one = |said: Vec<_>, backend| {
                 http_backend(filters(said)?, backend, (Scope::OutboundGrpcBackend, &labels), backends)
             };
+            #[expect(deprecated, reason = "older control planes say it so")]
+            let timeouts = timeouts(rule.timeouts, rule.request_timeout)?;
             rules.push(HttpRule {
+                limits: Limits { timeouts, retry: rule.retry.map(grpc_retry).transpose()? },
+                may_set_limits: rule.allow_l5d_request_headers,
+                retries: retries.clone(),
                 matches: rule.matches.into_iter().map(convert::grpc_match).collect::<Result<_, _>>()?,
                 filters: filters(rule.filters)?,
                 backends: distribution!(outbound::grpc_route::distribution::Kind, rule.backends, one),
@@ -314,7 +454,7 @@ fn spec(said: Option<outbound::Backend>) -> Result<Spec, Invalid> {
             use backend::endpoint_discovery::Kind;
             let discovery = balancer.discovery.and_then(|discovery| discovery.kind);
             let Kind::Dst(destination) = discovery.ok_or(Invalid::Missing("endpoint discovery"))?;
-            Ok(Spec::Balance { authority: destination.path, ewma: ewma(balancer.load) })
+            Ok(Spec::Balance { authority: destination.path, ewma: ewma(balancer.load), accrual: None })
         }
     }
 }
@@ -394,6 +534,7 @@ fn sni_match(sni: tls_route::SniMatch) -> Result<HostMatch, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::backend::Queues;
     use crate::proxy::client::tests::connector;
     use crate::wire::destination::{ProtocolHint, TlsIdentity};
     use crate::wire::outbound::ProxyProtocol;
@@ -467,7 +608,7 @@ mod tests {
     fn planned(kind: Option<Kind>) -> Protocol {
         let connector = connector();
         let policy = OutboundPolicy { protocol: Some(ProxyProtocol { kind }), metadata: None };
-        plan(policy, &mut |spec| Arc::new(Backend::new(spec, connector.clone(), Duration::from_secs(3)))).protocol
+        plan(policy, &mut |spec| Arc::new(Backend::new(spec, connector.clone(), Queues::default()))).protocol
     }
 
     #[test]

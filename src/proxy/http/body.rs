@@ -1,15 +1,18 @@
-//! A body on its way through the proxy: streamed as it comes, and where it is a response's, observed at its end.
+//! A body on its way through the proxy: streamed as it comes, and where it is a response's, observed at its end and held to its time limits.
 
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use super::repeat::Recorded;
+use crate::proxy::access_log::Entry;
 use crate::proxy::metrics::{Outcome, Started};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -20,6 +23,88 @@ pub struct Body {
     source: Source,
     /// Taken at the end; dropped before, it means that somebody broke off.
     ends: Option<Ends>,
+    /// Few bodies have any, and those that have none should not pay for it.
+    clock: Option<Box<Clock>>,
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The source makes an HTTP/2 client see that the stream was canceled.
+    #[error("the response took too long ({0})")]
+    Late(Late, #[source] h2::Error),
+}
+
+/// Which time limit is over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Late {
+    Request,
+    Response,
+    Idle,
+}
+
+impl Late {
+    /// What the metrics call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request timeout",
+            Self::Response => "response timeout",
+            Self::Idle => "idle timeout",
+        }
+    }
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// What time a response's body has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Time {
+    /// Until when it must have ended, by which limit.
+    pub until: Option<(Instant, Late)>,
+    /// How long it may pause.
+    pub idle: Option<Duration>,
+}
+
+/// Waits for the limit that comes first.
+#[derive(Debug)]
+struct Clock {
+    time: Time,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Clock {
+    fn new(time: Time) -> Option<Box<Self>> {
+        let next = time.next(Instant::now())?;
+        Some(Box::new(Self { time, sleep: Box::pin(tokio::time::sleep_until(next)) }))
+    }
+
+    /// The body has gone on.
+    fn restart(&mut self) {
+        if self.time.idle.is_some()
+            && let Some(next) = self.time.next(Instant::now())
+        {
+            self.sleep.as_mut().reset(next);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
+        ready!(self.sleep.as_mut().poll(cx));
+        let ended = self.time.until.filter(|(until, _)| Instant::now() >= *until);
+        Poll::Ready(ended.map_or(Late::Idle, |(_, late)| late))
+    }
+}
+
+impl Time {
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let until = self.until.map(|(until, _)| until);
+        self.idle.map(|idle| now + idle).into_iter().chain(until).min()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +122,8 @@ pub struct Ends {
     pub status: u16,
     pub is_grpc: bool,
     pub grpc_status: Option<u16>,
+    /// Its line in the access log.
+    pub access: Option<Box<Entry>>,
     /// Kept until then: the place of the request among those under way, the connection to give back.
     pub kept: Kept,
 }
@@ -59,16 +146,25 @@ impl fmt::Debug for Kept {
 
 impl Body {
     pub fn streamed(incoming: Incoming, ends: Ends) -> Self {
-        let mut body = Self { source: Source::Incoming(incoming), ends: Some(ends) };
+        let mut body = Self { source: Source::Incoming(incoming), ends: Some(ends), clock: None };
         if http_body::Body::is_end_stream(&body) {
             body.end(None);
         }
         body
     }
 
+    /// The same body, which must keep to this time.
+    #[must_use]
+    pub fn within(mut self, time: Time) -> Self {
+        if self.ends.is_some() {
+            self.clock = Clock::new(time);
+        }
+        self
+    }
+
     /// A body of which the rest is not HTTP any more.
     pub fn upgraded(ends: Ends) -> Self {
-        let mut body = Self { source: Source::None, ends: Some(ends) };
+        let mut body = Self { source: Source::None, ends: Some(ends), clock: None };
         body.end(None);
         body
     }
@@ -81,11 +177,17 @@ impl Body {
         }
     }
 
-    fn end(&mut self, error: Option<&hyper::Error>) {
+    fn end(&mut self, error: Option<&Broken>) {
+        self.clock = None;
         let Some(mut ends) = self.ends.take() else { return };
         (ends.kept.0)(error.is_none());
         if let Some(started) = ends.started {
-            let error = error.map_or("".into(), |error| cause(error).into());
+            let error = match error {
+                None => "".into(),
+                Some(Broken::Http(error)) => cause(error).into(),
+                Some(Broken::Late(Late::Response, _)) => "stream timeout".into(),
+                Some(Broken::Late(late, _)) => late.label().into(),
+            };
             // A call that ends without a status is an unknown error to its client (and is counted so by dashboards).
             let grpc_status = ends.grpc_status.or(ends.is_grpc.then_some(2));
             started.end(&Outcome { status: ends.status, grpc_status, error });
@@ -97,33 +199,54 @@ impl Body {
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
         let source = if http_body::Body::is_end_stream(&incoming) { Source::None } else { Source::Incoming(incoming) };
-        Self { source, ends: None }
+        Self { source, ends: None, clock: None }
     }
 }
 
 impl From<Recorded> for Body {
     fn from(recorded: Recorded) -> Self {
-        Self { source: Source::Recorded(recorded), ends: None }
+        Self { source: Source::Recorded(recorded), ends: None, clock: None }
     }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = match &mut self.source {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        let frame = match &mut this.source {
             Source::None => return Poll::Ready(None),
-            Source::Incoming(incoming) => ready!(Pin::new(incoming).poll_frame(cx)),
+            Source::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
             // A request's: nobody waits for its end.
-            Source::Recorded(recorded) => return Pin::new(recorded).poll_frame(cx),
+            Source::Recorded(recorded) => {
+                return Pin::new(recorded).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Broken::from)));
+            }
+        };
+        let frame = match (frame, &mut this.clock) {
+            (Poll::Ready(frame), clock) => {
+                if let Some(clock) = clock {
+                    clock.restart();
+                }
+                frame.map(|frame| frame.map_err(Broken::from))
+            }
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(clock)) => {
+                let late = ready!(clock.poll(cx));
+                Some(Err(Broken::Late(late, h2::Reason::CANCEL.into())))
+            }
         };
         match &frame {
             None => self.end(None),
             Some(Err(error)) => self.end(Some(error)),
             Some(Ok(frame)) => {
-                if let (Some(trailers), Some(ends)) = (frame.trailers_ref(), &mut self.ends) {
-                    ends.grpc_status = grpc_status(trailers);
+                if let Some(ends) = &mut self.ends {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        ends.grpc_status = grpc_status(trailers);
+                    }
+                    if let Some(access) = &mut ends.access {
+                        access.add_bytes(frame.data_ref().map_or(0, Bytes::len));
+                    }
                 }
                 // A body of a known length is not asked again once it is all there.
                 if self.is_end_stream() {

@@ -62,6 +62,7 @@ struct Record<B> {
     rest: B,
     turn: u32,
     is_kept: bool,
+    has_ended: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +118,16 @@ impl Again {
     }
 }
 
+impl Again {
+    /// Whether all of the body has passed, once.
+    pub fn has_passed(&self) -> bool {
+        self.body.as_ref().is_none_or(|record| {
+            let record = lock(record);
+            record.has_ended || http_body::Body::is_end_stream(&record.rest)
+        })
+    }
+}
+
 /// Nobody will repeat the body: what has passed is let go of as soon as the last carrying has it.
 impl Drop for Again {
     fn drop(&mut self) {
@@ -137,7 +148,7 @@ fn head<A, B>(of: &Request<A>, body: B) -> Request<B> {
 
 impl<B> Recorded<B> {
     fn new(rest: B) -> Self {
-        let record = Record { frames: Vec::new(), length: 0, rest, turn: 0, is_kept: true };
+        let record = Record { frames: Vec::new(), length: 0, rest, turn: 0, is_kept: true, has_ended: false };
         Self { record: Arc::new(Mutex::new(record)), turn: 0, at: 0 }
     }
 
@@ -177,7 +188,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Recorded<B> {
         match &frame {
             Some(Ok(frame)) => record.keep(frame),
             Some(Err(_)) => record.is_kept = false,
-            None => {}
+            None => record.has_ended = true,
         }
         this.at = record.frames.len();
         Poll::Ready(frame)

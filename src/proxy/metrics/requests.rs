@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::labels::Labels;
 use super::routes::Counted;
+use crate::proxy::balance::Judge;
 use crate::telemetry::series::{Counter, Family, Histogram};
 
 /// Combinations of status, class and error that are remembered for one label set. Others are looked up anew.
@@ -95,7 +96,7 @@ impl Requests {
     /// Counts a request now, and its outcome when told.
     pub fn start(&self) -> Started {
         self.0.total.inc();
-        Started { requests: self.clone(), at: Instant::now(), told: false, within: [None, None] }
+        Started { requests: self.clone(), at: Instant::now(), told: false, within: [None, None], judge: None }
     }
 
     fn end(&self, outcome: &Outcome, latency: Duration) {
@@ -137,6 +138,8 @@ pub struct Started {
     told: bool,
     /// What else counts it: its route, and the backend of the route.
     within: [Option<Counted>; 2],
+    /// Who gives the endpoint a rest for it.
+    judge: Option<Judge>,
 }
 
 impl Started {
@@ -145,7 +148,16 @@ impl Started {
         self.within = within;
     }
 
+    /// Has `judge` told whether it ends well.
+    pub fn judged_by(&mut self, judge: Option<Judge>) {
+        self.judge = judge;
+    }
+
     pub fn end(mut self, outcome: &Outcome) {
+        // A client that breaks off says nothing of the server.
+        if let Some(judge) = self.judge.take() {
+            judge.note(outcome.is_success(), Instant::now());
+        }
         self.tell(outcome);
     }
 

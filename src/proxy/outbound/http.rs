@@ -8,6 +8,7 @@
 //!
 //! Start at [`serve`].
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,16 +21,16 @@ use hyper_util::rt::TokioIo;
 use rand::RngExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Outbound, http_routes};
+use super::{Outbound, http_routes, limits};
 use crate::mesh::Protocol;
 use crate::mesh::policy::HeaderModifier;
 use crate::net::stream::Stream;
-use crate::proxy::backend::{self, Answer};
+use crate::proxy::backend::{self, Answer, Retried, Wish};
 use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
-use crate::proxy::http::{Body, Ends, Kept, UNSERVED, cause, grpc_status, reset, server};
+use crate::proxy::http::{Body, Ends, Kept, Late, UNSERVED, cause, grpc_status, reset, server};
 use crate::proxy::metrics::{Counted, Event, Labels, Outcome};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
@@ -38,8 +39,8 @@ use crate::telemetry::error_chain;
 
 /// From the app: which identity the server must have.
 const REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
-/// Between proxies: no app has a say in them.
-const OF_PROXIES: [HeaderName; 2] = [orig_proto::ORIG_PROTO, HeaderName::from_static("l5d-dst-override")];
+/// From an ingress: the service it wants.
+const DST_OVERRIDE: HeaderName = HeaderName::from_static("l5d-dst-override");
 /// What is the same for all requests of a connection.
 struct Session {
     outbound: Arc<Outbound>,
@@ -54,8 +55,12 @@ enum Failed {
     Backend(#[from] backend::Error),
     #[error("the policy of the target cannot be followed: {0}")]
     InvalidPolicy(String),
+    #[error("cannot go where `l5d-dst-override` says: {0}")]
+    Named(String),
     #[error("no route of the target's policy matches the request")]
     NoRoute,
+    #[error("it took too long ({0})")]
+    Late(Late),
     #[error("the proxy of the client has too many requests under way")]
     InFlight,
     #[error("{1}")]
@@ -91,7 +96,7 @@ impl Session {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
         let asked = Asked::of(&request);
         let is_native = request.version() == Version::HTTP_2;
-        match Box::pin(self.forward(request, asked)).await {
+        match self.forward(request, asked).await {
             Ok(response) => Ok(response),
             Err(Failed::Backend(backend::Error::Lost { source, .. })) if is_native && reset(&source).is_some() => {
                 Err(source)
@@ -100,12 +105,16 @@ impl Session {
         }
     }
 
-    async fn forward(&self, request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
+    async fn forward(&self, mut request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
         let place = self.outbound.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
         let plan = self.discovered.plan();
-        let rule = self.rule(&plan, &request)?;
+        let named = self.named(&mut request)?;
+        let rule = match &named {
+            Some(rule) => rule,
+            None => self.rule(&plan, &request)?,
+        };
         let mut counted = Some(rule.measured.start(&self.outbound.metrics));
-        let followed = self.follow(rule, request, asked, place, &mut counted).await;
+        let followed = Box::pin(self.follow(rule, request, asked, place, &mut counted)).await;
         // What has a response is counted to the end of its body.
         if let (Err(failed), Some(counted)) = (&followed, counted) {
             counted.end(&failed.outcome());
@@ -129,9 +138,8 @@ impl Session {
 
         let required = request.headers_mut().remove(REQUIRE_ID);
         let required = required.as_ref().map(|required| required.to_str().unwrap_or_default());
-        for name in &OF_PROXIES {
-            request.headers_mut().remove(name);
-        }
+        // Between proxies: no app has a say in it.
+        request.headers_mut().remove(orig_proto::ORIG_PROTO);
         let is_http11 = request.version() == Version::HTTP_11;
         let is_connect = request.method() == Method::CONNECT;
         let switches = is_connect || (request.version() != Version::HTTP_2 && !orig_proto::may_upgrade(&request));
@@ -139,11 +147,25 @@ impl Session {
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());
         }
+        let began_at = Instant::now();
+        let limits = limits::of(rule, request.headers_mut());
         let sent = picked.measured.start(&self.outbound.metrics);
-        let mut answer = match picked.backend.send(request.map(Body::from), required).await {
+        let mut retried = Retried::default();
+        let wish = Wish { required, limits: &limits };
+        let answered = {
+            let mut sending = pin!(picked.backend.send(request.map(Body::from), wish, &mut retried));
+            match limits.timeouts.request {
+                None => sending.as_mut().await.map_err(Failed::Backend),
+                Some(limit) => match tokio::time::timeout(limit, sending.as_mut()).await {
+                    Ok(answered) => answered.map_err(Failed::Backend),
+                    Err(_) => Err(Failed::Late(Late::Request)),
+                },
+            }
+        };
+        limits::count(&self.outbound.metrics, rule, &retried, answered.as_ref().ok().map(|answer| &answer.response));
+        let mut answer = match answered {
             Ok(answer) => answer,
-            Err(error) => {
-                let failed = Failed::Backend(error);
+            Err(failed) => {
                 sent.end(&failed.outcome());
                 return Err(failed);
             }
@@ -167,9 +189,21 @@ impl Session {
                 if closes && is_http11 {
                     answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok(respond(answer, asked, place))
+                let time = limits::time(&limits.timeouts, began_at.into(), answer.whole_at);
+                Ok(respond(answer, asked, place).map(|body| body.within(time)))
             }
         }
+    }
+
+    /// Where an ingress wants the request to go, if it says so. Its own idea of addresses is not the mesh's.
+    fn named(&self, request: &mut Request<Incoming>) -> Result<Option<Arc<HttpRule>>, Failed> {
+        // No other app has a say in it.
+        let Some(name) = request.headers_mut().remove(DST_OVERRIDE) else { return Ok(None) };
+        if !self.outbound.options.is_ingress {
+            return Ok(None);
+        }
+        let named = self.outbound.discovery.named(name.to_str().unwrap_or_default());
+        named.map(Some).map_err(|error| Failed::Named(error.to_string()))
     }
 
     fn rule<'a>(&self, plan: &'a plan::Plan, request: &Request<Incoming>) -> Result<&'a HttpRule, Failed> {
@@ -181,7 +215,7 @@ impl Session {
 
     /// Goes on with what the two ends have switched to.
     fn switch(&self, answer: Answer, app: OnUpgrade, asked: Asked, place: OwnedSemaphorePermit) -> Response<Body> {
-        let Answer { mut response, started, client: _, pick } = answer;
+        let Answer { mut response, started, client: _, pick, whole_at: _ } = answer;
         let server = hyper::upgrade::on(&mut response);
         let open = response.extensions_mut().remove::<Upgraded>();
         let drain = self.outbound.drain.clone();
@@ -201,6 +235,7 @@ impl Session {
             status: response.status().as_u16(),
             is_grpc: asked.is_grpc(),
             grpc_status: None,
+            access: None,
             kept: Kept::until(|_| ()),
         };
         response.map(|_| Body::upgraded(ends))
@@ -219,7 +254,8 @@ impl Session {
                 None => tracing::debug!(%target, error, "a request failed"),
             }
         }
-        let is_ours = matches!(failed, Failed::Backend(_) | Failed::InFlight | Failed::InvalidPolicy(_));
+        let is_ours =
+            matches!(failed, Failed::Backend(_) | Failed::InFlight | Failed::InvalidPolicy(_) | Failed::Late(_));
         let reason = outbound.options.tells_why.then(|| error_chain(failed));
         let mut response: Response<Body> = respond::refuse(asked, &Refusal { status, reason, closes: is_ours });
         let headers = response.headers_mut();
@@ -248,8 +284,10 @@ impl Failed {
         match self {
             Self::Backend(error) => of_backend(error),
             Self::InvalidPolicy(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unexpected"),
+            Self::Named(_) => (StatusCode::BAD_REQUEST, "unexpected"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "unexpected"),
             Self::InFlight => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
+            Self::Late(_) => (StatusCode::GATEWAY_TIMEOUT, "response timeout"),
             Self::Injected(status, _) | Self::Redirected(status, _) => (*status, ""),
             Self::InjectedCall(..) => (StatusCode::OK, ""),
         }
@@ -265,6 +303,9 @@ impl Failed {
             Self::InjectedCall(code, _) => {
                 Outcome { status: status.as_u16(), grpc_status: u16::try_from(*code).ok(), error: "".into() }
             }
+            Self::Late(late) | Self::Backend(backend::Error::Late { late, .. }) => {
+                Outcome { status: 0, grpc_status: None, error: late.label().into() }
+            }
             _ if label.is_empty() => Outcome { status: status.as_u16(), grpc_status: None, error: "".into() },
             _ => Outcome { status: 0, grpc_status: None, error: label.into() },
         }
@@ -274,6 +315,8 @@ impl Failed {
 fn of_backend(error: &backend::Error) -> (StatusCode, &'static str) {
     match error {
         backend::Error::NoEndpoint { .. } => (StatusCode::GATEWAY_TIMEOUT, "failfast"),
+        backend::Error::Late { .. } => (StatusCode::GATEWAY_TIMEOUT, "response timeout"),
+        backend::Error::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
         backend::Error::IdentityRequired { .. } => (StatusCode::BAD_GATEWAY, "identity required"),
         backend::Error::Unreachable { tried } => match tried.last().map(|(_, error)| &**error) {
             Some(client::Error::Timeout { .. }) => (StatusCode::GATEWAY_TIMEOUT, "i/o"),
@@ -286,7 +329,7 @@ fn of_backend(error: &backend::Error) -> (StatusCode, &'static str) {
 
 /// The server's response, whose end is the request's outcome.
 fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Response<Body> {
-    let Answer { response, started, client, pick } = answer;
+    let Answer { response, started, client, pick, whole_at: _ } = answer;
     // Until the body has passed, the request is under way, and counts as load on its endpoint.
     let mut held = Some((place, client, pick));
     let ends = Ends {
@@ -294,6 +337,7 @@ fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Respons
         status: response.status().as_u16(),
         is_grpc: asked.is_grpc(),
         grpc_status: grpc_status(response.headers()),
+        access: None,
         kept: Kept::until(move |_| drop(held.take())),
     };
     response.map(|incoming| Body::streamed(incoming, ends))

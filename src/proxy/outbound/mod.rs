@@ -15,6 +15,7 @@
 
 mod http;
 mod hush;
+mod limits;
 
 use std::collections::HashMap;
 use std::io;
@@ -77,6 +78,8 @@ pub struct Options {
     pub keep_alive: (Duration, Duration),
     /// Whether the app is told why the proxy answered in a server's place.
     pub tells_why: bool,
+    /// Whether the app is an ingress, which names services in a header.
+    pub is_ingress: bool,
 }
 
 impl From<&Settings> for Options {
@@ -90,6 +93,7 @@ impl From<&Settings> for Options {
                 outbound.outbound_server_http2_keep_alive_timeout,
             ),
             tells_why: !outbound.outbound_disable_informational_headers,
+            is_ingress: outbound.ingress_mode,
         }
     }
 }
@@ -394,6 +398,7 @@ fn stream_labels(target: SocketAddr) -> Labels {
 fn label(error: &Error) -> &'static str {
     match error {
         Error::Backend(backend::Error::NoEndpoint { .. }) => "failfast",
+        Error::Backend(backend::Error::QueueFull { .. }) => "loadshed",
         Error::Backend(backend::Error::IdentityRequired { .. }) => "identity required",
         Error::Backend(_) | Error::Broken(_) | Error::Detect(_) | Error::Http(_) | Error::Socket(_) => "i/o",
         Error::Discovery(_) => "undiscovered",

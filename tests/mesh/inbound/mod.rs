@@ -1,5 +1,6 @@
 //! The way in: what peers, strangers and impostors get from a pod's proxy.
 
+mod access_log;
 mod drain;
 mod errors;
 mod h2spec;

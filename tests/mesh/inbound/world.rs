@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -11,6 +12,7 @@ use hawser::mesh::policy::DefaultPolicy;
 use hawser::mesh::ports::PortSet;
 use hawser::net::drain::Drain;
 use hawser::pki::{Anchor, Bundle, Csr, Issuer, LeafKey, Validity};
+use hawser::proxy::access_log::{AccessLog, Format};
 use hawser::proxy::connections::Table;
 use hawser::proxy::credentials::Credentials;
 use hawser::proxy::http::AppOptions;
@@ -117,6 +119,13 @@ impl Pod {
         Self::with(default_policy, None, |_| ())
     }
 
+    /// A pod that logs requests in this way, and the lines.
+    pub(super) fn logging(format: Format) -> (Self, Receiver<String>) {
+        let (log, lines) = AccessLog::new(format, &Metrics::new());
+        let change = |options: &mut Options| options.access_log = Some(log);
+        (Self::with(DefaultPolicy::AllAuthenticated, None, change), lines)
+    }
+
     /// One whose settings are other than usual.
     pub(super) fn changed(change: impl FnOnce(&mut Options)) -> Self {
         Self::with(DefaultPolicy::AllUnauthenticated, None, change)
@@ -166,6 +175,7 @@ impl Pod {
             newcomers_max: 1_000,
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
             tells_client_ip: true,
+            access_log: None,
         };
         change(&mut options);
         let inbound = Inbound::new(options, tls, policies.clone(), connections.clone(), metrics.clone(), drain.clone());

@@ -2,6 +2,7 @@
 
 mod errors;
 mod hostile;
+mod limits;
 mod metrics;
 pub(crate) mod world;
 
@@ -127,6 +128,58 @@ async fn a_grpc_call_without_endpoints_is_told_so_in_trailers() {
     assert_eq!((response.status(), &response.headers()["grpc-status"]), (http::StatusCode::OK, &"4".parse().unwrap()));
     let why = response.headers()["l5d-proxy-error"].to_str().unwrap().to_owned();
     assert!(why.contains(AUTHORITY), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_headers_of_a_trace_pass_as_they_are() {
+    let (_pki, _control, pod, mut peer) = world(App::Http("web")).await;
+    let trace = [
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("tracestate", "vendor=1"),
+        ("b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1"),
+        ("x-b3-spanid", "e457b5a2e4d86bd1"),
+    ];
+    pod.get(SERVICE, &trace.map(|(name, value)| format!("{name}: {value}\r\n")).concat()).await;
+    peer.next().await;
+    let Seen::Request { headers, .. } = peer.next().await else { panic!("no request") };
+    for (name, value) in trace {
+        assert_eq!(headers[name], value);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_chooses_the_service_by_a_header() {
+    let (pki, control, _pod, _peer) = world(App::Http("web")).await;
+    let pod = Pod::ingress(&pki, &control);
+    let mut shop = Peer::start(pki.tls(WEB), App::Http("shop")).await;
+    control.add("shop.shop.svc.cluster.local:8080", vec![shop.endpoint(8080, WEB)]);
+    let named = "l5d-dst-override: Shop.shop.svc.cluster.local.:8080\r\n";
+    let response = pod.get(SERVICE, named).await;
+    assert!(response.ends_with("shop"), "{response}");
+    assert!(matches!(shop.next().await, Seen::Header(..)));
+    let Seen::Request { headers, .. } = shop.next().await else { panic!("no request") };
+    assert!(!headers.contains_key("l5d-dst-override"));
+    let response = pod.get(SERVICE, "").await;
+    assert!(response.ends_with("web"), "without the header it goes where it was sent: {response}");
+    for wrong in ["10.1.2.3:80", "user@shop:80", "a b"] {
+        let response = pod.get(SERVICE, &format!("l5d-dst-override: {wrong}\r\n")).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 ") && response.contains("no name with a port"),
+            "{wrong}: {response}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_app_chooses_the_service_by_a_header() {
+    let (pki, control, pod, mut peer) = world(App::Http("web")).await;
+    let shop = Peer::start(pki.tls(WEB), App::Http("shop")).await;
+    control.add("shop.shop.svc.cluster.local:8080", vec![shop.endpoint(8080, WEB)]);
+    let response = pod.get(SERVICE, "l5d-dst-override: shop.shop.svc.cluster.local:8080\r\n").await;
+    assert!(response.ends_with("web"), "{response}");
+    peer.next().await;
+    let Seen::Request { headers, .. } = peer.next().await else { panic!("no request") };
+    assert!(!headers.contains_key("l5d-dst-override"));
 }
 
 /// One gRPC call over a native HTTP/2 connection of the app's.

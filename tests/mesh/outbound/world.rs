@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use hawser::mesh::Identity;
 use hawser::mesh::connection::Connections;
 use hawser::net::drain::Drain;
 use hawser::pki::{Anchor, Bundle, Csr, Issuer, LeafKey, Validity};
+use hawser::proxy::backend::{Queue, Queues};
 use hawser::proxy::client::{Connector, Options};
 use hawser::proxy::connections::Table;
 use hawser::proxy::control::Channel;
@@ -96,6 +98,20 @@ impl Pod {
     }
 
     pub(crate) fn start_with(pki: &Pki, control: &Control, failfast: Duration, detect_timeout: Duration) -> Self {
+        Self::start_as(pki, control, Queue { capacity: 10_000, failfast }, detect_timeout, false)
+    }
+
+    pub(crate) fn start_queued(pki: &Pki, control: &Control, queue: Queue) -> Self {
+        Self::start_as(pki, control, queue, Duration::from_secs(10), false)
+    }
+
+    /// A pod whose app is an ingress.
+    pub(crate) fn ingress(pki: &Pki, control: &Control) -> Self {
+        let queue = Queue { capacity: 10_000, failfast: FAILFAST };
+        Self::start_as(pki, control, queue, Duration::from_secs(10), true)
+    }
+
+    fn start_as(pki: &Pki, control: &Control, queue: Queue, detect_timeout: Duration, is_ingress: bool) -> Self {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
         let tls = pki.tls(CLIENT);
         let address: ControlAddr = control.address.to_string().parse().unwrap();
@@ -120,7 +136,7 @@ impl Pod {
             workload: "{\"ns\":\"shop\",\"pod\":\"client-1\"}\n".into(),
             networks: Networks(vec!["10.0.0.0/8".parse().unwrap()]),
             idle_timeout: IDLE,
-            failfast,
+            queues: Queues { http: queue, tcp: queue },
             limits: Limits::default(),
             cluster_patience: Duration::from_secs(2),
         };
@@ -130,6 +146,7 @@ impl Pod {
             requests_max: 100,
             keep_alive: (Duration::ZERO, Duration::ZERO),
             tells_why: true,
+            is_ingress,
         };
         let outbound = Arc::new(Outbound::new(discovery, metrics.clone(), drain.clone(), options));
         Self { outbound, connections, metrics, drain }
@@ -199,6 +216,12 @@ pub(crate) enum App {
     Grpc,
     /// Has not served the request, as its proxy says in this word.
     Unserved(&'static str),
+    /// Answers this to so many requests, then 200 with what it was sent.
+    Failing(u16, usize),
+    /// Hears a request and says nothing.
+    Silent,
+    /// Begins a response and does not go on.
+    Stalling,
 }
 
 /// A meshed peer: its proxy's inbound port on loopback, and an app behind it that needs no port.
@@ -223,10 +246,11 @@ impl Peer {
     pub(crate) fn start_on(listener: TcpListener, tls: Tls, app: App) -> Self {
         let address = listener.local_addr().unwrap();
         let (tell, seen) = mpsc::unbounded_channel();
+        let failed = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (tls, tell) = (tls.clone(), tell.clone());
+                let (tls, tell, failed) = (tls.clone(), tell.clone(), failed.clone());
                 tokio::spawn(async move {
                     let Ok(accepted) = tls.accept(stream, Alpn::TransportHeader).await else { return };
                     assert!(accepted.transport_header, "the client should offer a transport header");
@@ -243,7 +267,7 @@ impl Peer {
                         hawser::mesh::Protocol::Opaque => !matches!(app, App::Grpc),
                     };
                     let _ = tell.send(Seen::Header(header, client));
-                    serve(stream, app, is_http1, tell).await;
+                    serve(failed, stream, app, is_http1, tell).await;
                 });
             }
         });
@@ -285,10 +309,11 @@ impl Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (tell, seen) = mpsc::unbounded_channel();
+        let failed = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, app, true, tell.clone()));
+                tokio::spawn(serve(failed.clone(), stream, app, true, tell.clone()));
             }
         });
         Self { address, seen, task }
@@ -312,6 +337,7 @@ impl Peer {
 }
 
 async fn serve(
+    failed: Arc<AtomicUsize>,
     mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     app: App,
     is_http1: bool,
@@ -329,17 +355,28 @@ async fn serve(
             return;
         }
         App::Http(name) => name,
-        App::Grpc | App::Unserved(_) => "",
+        App::Grpc | App::Unserved(_) | App::Failing(..) | App::Silent | App::Stalling => "",
     };
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let tell = tell.clone();
+        let (tell, failed) = (tell.clone(), failed.clone());
         async move {
             let _ = tell.send(Seen::Request {
                 version: request.version(),
                 headers: request.headers().clone(),
                 uri: request.uri().clone(),
             });
-            Ok::<_, hyper::Error>(if let App::Unserved(why) = app {
+            if let App::Silent = app {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, hyper::Error>(if let App::Failing(status, times) = app {
+                let failed = failed.fetch_add(1, Ordering::Relaxed) < times;
+                let response = Response::builder().status(if failed { status } else { 200 });
+                response.body(request.into_body().boxed()).unwrap()
+            } else if let App::Stalling = app {
+                let some = tokio_stream::once(Ok(Frame::data(Bytes::from_static(b"begun"))));
+                let stream = tokio_stream::StreamExt::chain(some, tokio_stream::pending());
+                Response::new(http_body_util::BodyExt::boxed(StreamBody::new(stream)))
+            } else if let App::Unserved(why) = app {
                 let empty = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
                 Response::builder().status(502).header("hawser-unserved", why).body(empty).unwrap()
             } else if request.headers().contains_key("upgrade") {

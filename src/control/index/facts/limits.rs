@@ -1,0 +1,108 @@
+//! What the annotations of a Service say of time limits, retries and failing endpoints.
+//!
+//! In: its annotations. Out: [`ServiceLimits`]. What cannot be parsed is left out, as it is with every annotation.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Retry, Statuses, Timeouts, duration};
+
+const FAILURES_MAX: u32 = 7;
+const PENALTY_MIN: Duration = Duration::from_secs(1);
+const PENALTY_MAX: Duration = Duration::from_secs(60);
+const PENALTY_JITTER: f64 = 0.5;
+
+/// What is set for the clients of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceLimits {
+    pub limits: Limits,
+    pub accrual: Option<Accrual>,
+}
+
+/// No number in it is read that is not one.
+impl Eq for ServiceLimits {}
+
+impl ServiceLimits {
+    pub(super) fn of(annotations: Option<&BTreeMap<String, String>>) -> Self {
+        let Some(annotations) = annotations else { return Self::default() };
+        let said = |name: &str| annotations.get(name).map(String::as_str);
+        let time = |name: &str| said(name).and_then(|text| duration(text).ok()).filter(|limit| !limit.is_zero());
+        let timeouts = Timeouts {
+            request: time("timeout.linkerd.io/request"),
+            response: time("timeout.linkerd.io/response"),
+            idle: time("timeout.linkerd.io/idle"),
+        };
+        let statuses: Option<Statuses> = said("retry.linkerd.io/http").and_then(parse);
+        let codes: Option<Codes> = said("retry.linkerd.io/grpc").and_then(parse);
+        let retry = (statuses.is_some() || codes.is_some()).then(|| {
+            let once = Retry::once(statuses.unwrap_or_default(), codes.unwrap_or_default());
+            let max = said("retry.linkerd.io/limit").and_then(parse::<u16>).map_or(once.max, u32::from);
+            Retry { max, timeout: time("retry.linkerd.io/timeout"), ..once }
+        });
+        let accrues = said("balancer.linkerd.io/failure-accrual") == Some("consecutive");
+        let accrual = accrues.then(|| {
+            let said = |name: &str| said(&format!("balancer.linkerd.io/failure-accrual-consecutive-{name}"));
+            let time = |name: &str| said(name).and_then(|text| duration(text).ok());
+            let jitter = said("jitter-ratio").and_then(parse::<f64>).filter(|ratio| (0.0..=100.0).contains(ratio));
+            let shortest = time("min-penalty").unwrap_or(PENALTY_MIN);
+            Accrual {
+                failures_max: Some(said("max-failures").and_then(parse).unwrap_or(FAILURES_MAX)).filter(|max| *max > 0),
+                rate: None,
+                pauses: Pauses {
+                    shortest,
+                    longest: time("max-penalty").unwrap_or(PENALTY_MAX).max(shortest),
+                    jitter: jitter.unwrap_or(PENALTY_JITTER),
+                },
+                ready_min: 0,
+            }
+        });
+        Self { limits: Limits { timeouts, retry }, accrual }
+    }
+}
+
+fn parse<T: FromStr>(text: &str) -> Option<T> {
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(annotations: &[(&str, &str)]) -> ServiceLimits {
+        let owned = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        ServiceLimits::of(Some(&owned))
+    }
+
+    #[test]
+    fn annotations_set_limits_retries_and_rests() {
+        let read = of(&[
+            ("timeout.linkerd.io/request", "2s"),
+            ("timeout.linkerd.io/idle", "500ms"),
+            ("retry.linkerd.io/http", "5xx"),
+            ("retry.linkerd.io/limit", "2"),
+            ("retry.linkerd.io/timeout", "300ms"),
+            ("balancer.linkerd.io/failure-accrual", "consecutive"),
+            ("balancer.linkerd.io/failure-accrual-consecutive-max-failures", "3"),
+        ]);
+        let retry = read.limits.retry.unwrap();
+        assert_eq!((retry.max, retry.timeout), (2, Some(Duration::from_millis(300))));
+        assert!(retry.is_wanted(503, None) && !retry.is_wanted(404, None));
+        assert_eq!(read.limits.timeouts.request, Some(Duration::from_secs(2)));
+        assert_eq!(read.limits.timeouts.response, None);
+        let accrual = read.accrual.unwrap();
+        assert_eq!((accrual.failures_max, accrual.pauses.longest), (Some(3), PENALTY_MAX));
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_sets_nothing() {
+        let read = of(&[
+            ("timeout.linkerd.io/request", "soon"),
+            ("timeout.linkerd.io/response", "0"),
+            ("retry.linkerd.io/http", "sometimes"),
+            ("retry.linkerd.io/limit", "2"),
+            ("balancer.linkerd.io/failure-accrual", "guess"),
+        ]);
+        assert_eq!(read, ServiceLimits::default());
+    }
+}
