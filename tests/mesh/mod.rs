@@ -9,3 +9,4 @@ mod init;
 mod outbound;
 mod pair;
 mod proxy;
+mod replicas;
