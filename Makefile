@@ -68,6 +68,10 @@ test-cluster: ## the proofs: an installed mesh on a real Kubernetes (TEST=name r
 bench-mesh: build ## what a pair of proxies costs per request, beside nothing between the same apps (needs root; ARGS="--help" lists options)
 	HAWSER=$(abspath $(binary)) cargo bench --locked --bench mesh -- $(ARGS)
 
+.PHONY: bench-issuance
+bench-issuance: ## what a certificate costs the identity role, part by part, beside a bare signature (ARGS="--help" lists options)
+	cargo bench --locked --bench issuance -- $(ARGS)
+
 .PHONY: ci
 ci: ## what continuous integration runs
 	@.ci/run
