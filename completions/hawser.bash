@@ -142,8 +142,8 @@ _hawser() {
             hawser__subcmd__help__subcmd__trust,abort)
                 cmd="hawser__subcmd__help__subcmd__trust__subcmd__abort"
                 ;;
-            hawser__subcmd__help__subcmd__trust,recover)
-                cmd="hawser__subcmd__help__subcmd__trust__subcmd__recover"
+            hawser__subcmd__help__subcmd__trust,create)
+                cmd="hawser__subcmd__help__subcmd__trust__subcmd__create"
                 ;;
             hawser__subcmd__help__subcmd__trust,rotate)
                 cmd="hawser__subcmd__help__subcmd__trust__subcmd__rotate"
@@ -262,11 +262,11 @@ _hawser() {
             hawser__subcmd__trust,abort)
                 cmd="hawser__subcmd__trust__subcmd__abort"
                 ;;
+            hawser__subcmd__trust,create)
+                cmd="hawser__subcmd__trust__subcmd__create"
+                ;;
             hawser__subcmd__trust,help)
                 cmd="hawser__subcmd__trust__subcmd__help"
-                ;;
-            hawser__subcmd__trust,recover)
-                cmd="hawser__subcmd__trust__subcmd__recover"
                 ;;
             hawser__subcmd__trust,rotate)
                 cmd="hawser__subcmd__trust__subcmd__rotate"
@@ -277,11 +277,11 @@ _hawser() {
             hawser__subcmd__trust__subcmd__help,abort)
                 cmd="hawser__subcmd__trust__subcmd__help__subcmd__abort"
                 ;;
+            hawser__subcmd__trust__subcmd__help,create)
+                cmd="hawser__subcmd__trust__subcmd__help__subcmd__create"
+                ;;
             hawser__subcmd__trust__subcmd__help,help)
                 cmd="hawser__subcmd__trust__subcmd__help__subcmd__help"
-                ;;
-            hawser__subcmd__trust__subcmd__help,recover)
-                cmd="hawser__subcmd__trust__subcmd__help__subcmd__recover"
                 ;;
             hawser__subcmd__trust__subcmd__help,rotate)
                 cmd="hawser__subcmd__trust__subcmd__help__subcmd__rotate"
@@ -882,7 +882,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__help__subcmd__trust)
-            opts="abort recover rotate status"
+            opts="abort create rotate status"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -909,7 +909,7 @@ _hawser() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hawser__subcmd__help__subcmd__trust__subcmd__recover)
+        hawser__subcmd__help__subcmd__trust__subcmd__create)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1264,7 +1264,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__install)
-            opts="-f -n -o -L -h -V --ha --values --set --namespace --image --identity-trust-domain --cluster-domain --controller-replicas --controller-log-level --identity-issuance-lifetime --identity-clock-skew-allowance --output --apply --wait --ignore-cluster --proxy-image --image-pull-policy --proxy-log-level --proxy-cpu-request --proxy-cpu-limit --proxy-memory-request --proxy-memory-limit --proxy-uid --proxy-gid --inbound-port --outbound-port --admin-port --control-port --skip-inbound-ports --skip-outbound-ports --opaque-ports --default-inbound-policy --require-identity-on-inbound-ports --enable-external-profiles --native-sidecar --wait-before-exit-seconds --shutdown-grace-period --access-log --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-f -n -o -L -h -V --ha --values --set --namespace --image --identity-trust-domain --cluster-domain --controller-replicas --controller-log-level --identity-issuance-lifetime --identity-clock-skew-allowance --output --apply --wait --ignore-cluster --identity-trust-anchors-file --identity-trust-anchors-key-file --identity-issuer-certificate-file --identity-issuer-key-file --identity-external-issuer --proxy-image --image-pull-policy --proxy-log-level --proxy-cpu-request --proxy-cpu-limit --proxy-memory-request --proxy-memory-limit --proxy-uid --proxy-gid --inbound-port --outbound-port --admin-port --control-port --skip-inbound-ports --skip-outbound-ports --opaque-ports --default-inbound-policy --require-identity-on-inbound-ports --enable-external-profiles --native-sidecar --wait-before-exit-seconds --shutdown-grace-period --access-log --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1327,6 +1327,22 @@ _hawser() {
                     return 0
                     ;;
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity-trust-anchors-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity-trust-anchors-key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity-issuer-certificate-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity-issuer-key-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1862,7 +1878,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__run__subcmd__identity)
-            opts="-L -h -V --admin-address --control-namespace --trust-domain --cluster-domain --log --log-format --trust-bundle-file --address --issuance-lifetime --clock-skew-allowance --issuer-lifetime --issuer-renew-before --anchor-lifetime --anchor-rotate-before --accept-api-server-tokens --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-L -h -V --admin-address --control-namespace --trust-domain --cluster-domain --log --log-format --trust-bundle-file --address --issuance-lifetime --clock-skew-allowance --accept-api-server-tokens --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1905,22 +1921,6 @@ _hawser() {
                     return 0
                     ;;
                 --clock-skew-allowance)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --issuer-lifetime)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --issuer-renew-before)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --anchor-lifetime)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --anchor-rotate-before)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -2924,7 +2924,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__trust)
-            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version abort recover rotate status help"
+            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version abort create rotate status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3007,8 +3007,74 @@ _hawser() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hawser__subcmd__trust__subcmd__create)
+            opts="-o -L -h -V --output --identity-trust-domain --key --anchor-lifetime --issuer-lifetime --force --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity-trust-domain)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --anchor-lifetime)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --issuer-lifetime)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hawser-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --linkerd-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -L)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --context)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as-group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hawser__subcmd__trust__subcmd__help)
-            opts="abort recover rotate status help"
+            opts="abort create rotate status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3035,7 +3101,7 @@ _hawser() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hawser__subcmd__trust__subcmd__help__subcmd__help)
+        hawser__subcmd__trust__subcmd__help__subcmd__create)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -3049,7 +3115,7 @@ _hawser() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hawser__subcmd__trust__subcmd__help__subcmd__recover)
+        hawser__subcmd__trust__subcmd__help__subcmd__help)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -3084,48 +3150,6 @@ _hawser() {
                 return 0
             fi
             case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        hawser__subcmd__trust__subcmd__recover)
-            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --hawser-namespace)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --linkerd-namespace)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -L)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --kubeconfig)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --as)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --as-group)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 *)
                     COMPREPLY=()
                     ;;

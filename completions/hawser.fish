@@ -171,6 +171,10 @@ complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-clock
 complete -c hawser -n "__fish_hawser_using_subcommand install" -s o -l output -d 'How to print the objects' -r -f -a "json\t'One object a line'
 yaml\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l wait -d 'How long --apply waits for the mesh to be healthy, in seconds; 0 not at all' -r
+complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-trust-anchors-file -d 'The trust anchors, as PEM: one or several' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-trust-anchors-key-file -d 'The key of the trust anchor, so that hawser makes and renews issuers and rotates the anchor itself; with --apply' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-issuer-certificate-file -d 'The issuer\'s certificate and those between it and an anchor, as PEM; with --apply' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-issuer-key-file -d 'The issuer\'s key' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l proxy-image -d 'The proxy\'s image, instead of hawser\'s own' -r
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l image-pull-policy -d 'When to pull images: Always, IfNotPresent or Never' -r
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l proxy-log-level -d 'What proxies log, as an env-filter' -r
@@ -201,6 +205,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand install" -l as-group -d 'A
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l ha -d 'Three replicas of each role, spread over nodes, with disruption budgets and resource requests'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l apply -d 'Install it, instead of printing it, and wait until the mesh is healthy'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l ignore-cluster -d 'Accepted for scripts: printing never asks the cluster anyway'
+complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-external-issuer -d 'The issuer is in Secret hawser-identity-issuer already, or will be, and whoever put it there renews it (cert-manager, say)'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l enable-external-profiles -d 'Look up profiles of names outside the cluster too'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l verbose -d 'Log what is being done, to standard error'
 complete -c hawser -n "__fish_hawser_using_subcommand install" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -266,10 +271,6 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l address -d 'Where proxies ask for certificates' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuance-lifetime -d 'How long a certificate is valid' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l clock-skew-allowance -d 'How far clocks of nodes may differ' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuer-lifetime -d 'How long an issuer made here is valid' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuer-renew-before -d 'How long before its end an issuer made here is replaced' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l anchor-lifetime -d 'How long a trust anchor made here is valid' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l anchor-rotate-before -d 'How long before its end a trust anchor begins to be replaced' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l accept-api-server-tokens -d 'Whether pods may prove themselves by a token for the API server: for pods that have none for the mesh' -r -f -a "true\t''
 false\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
@@ -423,19 +424,19 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "proxy" -d 'The data plane, beside each app'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "sample" -d 'Sample apps for demos and tests'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -l context -d 'The kubeconfig context to use' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -l as-group -d 'Act as a member of this group; repeatable' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -l verbose -d 'Log what is being done, to standard error'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -s h -l help -d 'Print help'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -f -a "recover" -d 'Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -f -a "status" -d 'Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover rotate status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l context -d 'The kubeconfig context to use' -r
@@ -444,14 +445,20 @@ complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_sub
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l verbose -d 'Log what is being done, to standard error'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s h -l help -d 'Print help'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l context -d 'The kubeconfig context to use' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l as -d 'Act as this user (Kubernetes impersonation)' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l as-group -d 'Act as a member of this group; repeatable' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l verbose -d 'Log what is being done, to standard error'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -s o -l output -d 'The folder for the files, made if it is missing' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l identity-trust-domain -d 'The domain of all identities, as the mesh will have it' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l key -d 'The kind of both keys: p256 or p384' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l anchor-lifetime -d 'How long the anchor is valid' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l issuer-lifetime -d 'How long the issuer is valid: nobody renews it but whoever holds the anchor\'s key' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l force -d 'Write over files that are there'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -s V -l version -d 'Print version'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from rotate" -l context -d 'The kubeconfig context to use' -r
@@ -474,9 +481,9 @@ complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_sub
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s V -l version -d 'Print version'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "recover" -d 'Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "status" -d 'Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hawser -n "__fish_hawser_using_subcommand uninject" -s o -l output -d 'How to print the manifests' -r -f -a "json\t'One object a line'
 yaml\t''"
@@ -535,6 +542,6 @@ complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subc
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "proxy" -d 'The data plane, beside each app'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "sample" -d 'Sample apps for demos and tests'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "recover" -d 'Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "status" -d 'Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'

@@ -11,6 +11,7 @@ use super::leaf::Shown;
 use super::proxy_pod::ProxyPod;
 use super::{Snapshot, Unread, Verdict, judge};
 use crate::manifest::names;
+use crate::manifest::values::Values;
 use crate::pki::{Bundle, Certificate};
 
 /// How long before the end of an anchor everyone should know: every meshed pod must have been restarted by then.
@@ -104,7 +105,16 @@ pub(super) fn issuer_is_valid(snapshot: &Snapshot) -> Verdict {
 pub(super) fn issuer_is_renewed(snapshot: &Snapshot) -> Verdict {
     judge(|| {
         let Some(issuer) = issuer(snapshot)? else { return Ok(Verdict::Skipped) };
-        Ok(renewal(&issuer, snapshot.now))
+        Ok(match renewal(&issuer, snapshot.now) {
+            Verdict::Failed(mut late) if issuer_is_external(snapshot)? => {
+                let say = |line: String| {
+                    format!("{line}; it was brought, and hawser does not renew it: whoever brought it must")
+                };
+                late.lines = late.lines.into_iter().map(say).collect();
+                Verdict::Failed(late)
+            }
+            verdict => verdict,
+        })
     })
 }
 
@@ -118,6 +128,13 @@ pub(super) fn identity_is_untroubled(snapshot: &Snapshot) -> Verdict {
         }
         Ok(if asked == 0 { Verdict::Skipped } else { Verdict::unless(lines) })
     })
+}
+
+/// Whether the installation says that somebody else keeps the issuer.
+fn issuer_is_external(snapshot: &Snapshot) -> Result<bool, &Unread> {
+    let config = snapshot.config_map(names::CONFIG_MAP)?;
+    let values = config.and_then(|map| map.data.as_ref()?.get("values")).and_then(|text| Values::read(text).ok());
+    Ok(values.is_some_and(|values| values.identity.issuer.external))
 }
 
 /// Whether a certificate that should have been renewed long ago has been.
@@ -249,6 +266,20 @@ mod tests {
         assert!(is_unknown(identity_is_untroubled, &snapshot));
         snapshot.signing = [("hawser-identity-1".to_owned(), Ok(None))].into();
         assert_eq!(identity_is_untroubled(&snapshot), Verdict::Skipped, "an older one does not tell");
+    }
+
+    #[test]
+    fn an_issuer_that_was_brought_is_said_to_be_others_to_renew() {
+        let mut snapshot = healthy();
+        let mut values = Values::default();
+        values.identity.issuer.external = true;
+        let config = config_map(names::CONFIG_MAP, &[("version", "0.1.0"), ("values", &values.to_yaml())]);
+        snapshot.config_maps.as_mut().unwrap()[0] = config;
+        assert!(passes(issuer_is_renewed, &snapshot));
+        snapshot.now = now() + 80 * DAY;
+        assert!(fails(issuer_is_renewed, &snapshot)[0].ends_with("hawser does not renew it: whoever brought it must"));
+        let own = Snapshot { now: snapshot.now, ..healthy() };
+        assert!(!fails(issuer_is_renewed, &own)[0].contains("brought"));
     }
 
     #[test]

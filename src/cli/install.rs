@@ -1,5 +1,7 @@
 //! `hawser install`: the whole installation, as manifests or applied.
 
+mod brought;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use self::brought::Brought;
 use super::proxy_flags::ProxyFlags;
 use super::{Global, Outcome, check, output};
 use crate::checks::{self, Finding, Health, Severity, Stage, Verdict};
@@ -69,6 +72,8 @@ pub(super) struct Args {
     #[arg(long, hide = true)]
     ignore_cluster: bool,
     #[command(flatten)]
+    brought: Box<brought::Args>,
+    #[command(flatten)]
     proxy: ProxyFlags,
 }
 
@@ -85,13 +90,18 @@ pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow:
     if !is_label(namespace) {
         bail!("{namespace:?} is no name for a namespace (a-z, 0-9 and -, at most 63 characters)");
     }
-    let values = values(args, &mut std::io::stdin().lock())?;
-    let objects = installation::render(&values, namespace).context("cannot render the installation")?;
+    let mut values = values(args, &mut std::io::stdin().lock())?;
+    let brought = Brought::read(&args.brought, &mut values, args.apply)?;
     if args.apply {
-        return super::block_on(install(global, namespace, &objects, Duration::from_secs(args.wait)));
+        return super::block_on(install(global, namespace, values, &brought, Duration::from_secs(args.wait)));
     }
+    let objects = render(&values, namespace)?;
     print(&objects, args.output, out)?;
     Ok(Outcome::Yes)
+}
+
+fn render(values: &Values, namespace: &str) -> anyhow::Result<Vec<Value>> {
+    installation::render(values, namespace).context("cannot render the installation")
 }
 
 /// What the flags say: defaults, `--ha`, flags, files, `--set`, each over those before.
@@ -149,17 +159,31 @@ pub(super) fn print(objects: &[Value], format: Format, out: &mut impl Write) -> 
 }
 
 /// Installs it where nothing is in the way, and waits until the mesh is healthy.
-async fn install(global: &Global, namespace: &str, objects: &[Value], wait: Duration) -> anyhow::Result<Outcome> {
+async fn install(
+    global: &Global,
+    namespace: &str,
+    mut values: Values,
+    brought: &Brought,
+    wait: Duration,
+) -> anyhow::Result<Outcome> {
     let cluster = client::connect(&global.cluster()).await?;
     refuse_what_is_in_the_way(&cluster, namespace).await?;
+    brought.agree(&cluster.client, namespace, &mut values).await?;
+    let objects = render(&values, namespace)?;
     let started_at = Instant::now();
     let progress = output::bar(objects.len(), "applying");
-    apply::all(&cluster.client, objects, |done| {
-        progress.advance();
-        progress.set_message(format!("applied {done}"));
-    })
-    .await
-    .with_context(|| format!("cannot install into {}", cluster.url))?;
+    let apply = async |objects: &[Value]| {
+        let applied = apply::all(&cluster.client, objects, |done| {
+            progress.advance();
+            progress.set_message(format!("applied {done}"));
+        });
+        applied.await.with_context(|| format!("cannot install into {}", cluster.url))
+    };
+    let of_namespace = objects.iter().take_while(|object| object["kind"] == "Namespace").count();
+    let (first, rest) = objects.split_at(if brought.is_some() { of_namespace } else { 0 });
+    apply(first).await?;
+    brought.apply(&cluster.client, namespace).await?;
+    apply(rest).await?;
     drop(progress);
     if wait.is_zero() {
         output::say(&format!("applied {} objects; `hawser check` tells when the mesh is healthy", objects.len()));

@@ -4,6 +4,8 @@
 //! tells of its issuer, by a port-forward. Out: that, for people or as JSON; or a request in the ConfigMap, which the identity role does or refuses.
 //! No Secret is read.
 
+mod create;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -43,6 +45,7 @@ enum Command {
     /// The ended anchor's key signs again, until every proxy has heard of the new anchor; from there on it is a rotation as any other. Refused where
     /// the anchor has not ended, for everything else renews itself.
     Recover,
+    Create(create::Args),
     /// Replace the trust anchor, or the issuer, now
     ///
     /// The identity role does it: this asks for it and returns. `hawser trust status --watch` shows how it goes.
@@ -121,6 +124,10 @@ struct Anchor {
 }
 
 pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow::Result<Outcome> {
+    // Needs no cluster.
+    if let Command::Create(args) = &args.command {
+        return create::run(args, out);
+    }
     super::block_on(async {
         let cluster = client::connect(&global.cluster()).await?;
         let namespace = global.hawser_namespace.as_str();
@@ -128,6 +135,7 @@ pub(super) fn run(global: &Global, args: &Args, out: &mut impl Write) -> anyhow:
         match &args.command {
             Command::Abort => ask(&bundles, Request::Abort).await,
             Command::Recover => ask(&bundles, Request::Recover).await,
+            Command::Create(args) => create::run(args, out),
             Command::Rotate(rotate) if rotate.anchor => ask(&bundles, Request::RotateAnchor).await,
             Command::Rotate(_) => ask(&bundles, Request::RotateIssuer).await,
             Command::Status(status) => show(&cluster.client, namespace, status, out).await,

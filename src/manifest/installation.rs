@@ -86,11 +86,42 @@ pub fn render(values: &Values, namespace: &str) -> Result<Vec<Value>, Error> {
             objects.extend(filled(templates::DISRUPTION_BUDGET, &own)?);
         }
     }
+    if values.identity.issuer.external {
+        objects.retain(|object| !(object["kind"] == "Secret" && object["metadata"]["name"] == names::ISSUER_SECRET));
+        objects.iter_mut().for_each(keep_from_the_issuer);
+    }
+    if let Some(anchors) = &values.identity_trust_anchors_pem {
+        let bundle = objects.iter_mut().find(|object| object["metadata"]["name"] == names::BUNDLE_CONFIG_MAP);
+        if let Some(bundle) = bundle {
+            bundle["data"] = json!({names::BUNDLE_KEY: anchors});
+        }
+    }
     for object in &mut objects {
         sign(object, namespace);
     }
     objects.sort_by_key(|object| ORDER.iter().position(|kind| object["kind"] == *kind).unwrap_or(ORDER.len()));
     Ok(objects)
+}
+
+/// What somebody else keeps, the identity role may read only.
+fn keep_from_the_issuer(object: &mut Value) {
+    if object["kind"] != "Role" {
+        return;
+    }
+    let Some(rules) = object["rules"].as_array_mut() else { return };
+    let mut of_issuer = None;
+    for rule in rules.iter_mut() {
+        let Some(named) = rule["resourceNames"].as_array_mut() else { continue };
+        let before = named.len();
+        named.retain(|name| name != names::ISSUER_SECRET);
+        if named.len() < before {
+            let mut reading = rule.clone();
+            reading["resourceNames"] = json!([names::ISSUER_SECRET]);
+            reading["verbs"] = json!(["get", "list", "watch"]);
+            of_issuer = Some(reading);
+        }
+    }
+    rules.extend(of_issuer);
 }
 
 fn filled(template: &str, fillings: &Fillings) -> Result<Vec<Value>, Error> {
@@ -228,6 +259,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_issuer_that_is_brought_is_neither_made_nor_written_and_its_anchors_are_published() {
+        let mut values = Values { identity_trust_anchors_pem: Some("PEM".into()), ..Values::default() };
+        values.identity.issuer.external = true;
+        let objects = render(&values, "hawser").unwrap();
+        let named = |kind: &str, name: &str| {
+            objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        };
+        assert!(named("Secret", names::ISSUER_SECRET).is_none() && named("Secret", names::ANCHOR_SECRET).is_some());
+        assert_eq!(named("ConfigMap", names::BUNDLE_CONFIG_MAP).unwrap()["data"][names::BUNDLE_KEY], "PEM");
+        let rules = named("Role", names::IDENTITY).unwrap()["rules"].as_array().unwrap();
+        let of_issuer: Vec<&Value> =
+            rules.iter().filter(|rule| rule["resourceNames"].to_string().contains(names::ISSUER_SECRET)).collect();
+        assert_eq!(of_issuer.len(), 1);
+        assert_eq!(of_issuer[0]["verbs"], json!(["get", "list", "watch"]));
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct Values {
     pub cluster_domain: String,
     /// The cluster's domain, if unset.
     pub identity_trust_domain: Option<String>,
+    /// The trust anchors of an issuer that was brought; where the identity role makes its own, it publishes them itself.
+    #[serde(rename = "identityTrustAnchorsPEM")]
+    pub identity_trust_anchors_pem: Option<String>,
     /// The networks in which services of this cluster can be.
     pub cluster_networks: String,
     /// Leaves IPv6 alone, which then passes by the mesh: only where nothing has an IPv6 address.
@@ -112,6 +115,8 @@ pub struct Issuer {
     pub lifetime: String,
     /// How long before its end one is replaced.
     pub renew_before: String,
+    /// Whether somebody else makes and renews the issuer.
+    pub external: bool,
 }
 
 /// The proxy beside each app; a pod or namespace can choose otherwise by `config.linkerd.io/…`.
@@ -194,6 +199,7 @@ impl Default for Values {
             image_pull_secrets: Vec::new(),
             cluster_domain: "cluster.local".into(),
             identity_trust_domain: None,
+            identity_trust_anchors_pem: None,
             cluster_networks: "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8".into(),
             disable_ipv6: false,
             high_availability: false,
@@ -227,6 +233,7 @@ impl Default for Issuer {
             clock_skew_allowance: "20s".into(),
             lifetime: "90d".into(),
             renew_before: "30d".into(),
+            external: false,
         }
     }
 }

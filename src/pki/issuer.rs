@@ -204,6 +204,10 @@ impl Issuer {
         self.not_after
     }
 
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
     pub fn chain_pem(&self) -> String {
         self.chain.iter().map(|der| super::certificate::pem(super::certificate::CERTIFICATE_LABEL, der)).collect()
     }
@@ -303,7 +307,7 @@ impl std::fmt::Debug for Issuer {
 }
 
 /// What the certificate of an authority says, but for who signed it.
-fn authority(
+pub(super) fn authority(
     name: &str,
     now: SystemTime,
     not_after: SystemTime,

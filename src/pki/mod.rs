@@ -9,8 +9,10 @@
 //! identity role reads that as a [`Csr`] and has its [`Issuer`] sign a [`Leaf`]; the proxy checks the answer against its
 //! [`Bundle`].
 
+mod brought;
 mod bundle;
 mod certificate;
+mod create;
 mod csr;
 mod issuer;
 mod leaf_key;
@@ -19,8 +21,10 @@ mod rotation;
 pub mod serving;
 mod told;
 
+pub use brought::{Brought, Offer, Refused, Unfit, Unusable, judge, judge_anchors};
 pub use bundle::{Bundle, InvalidBundle, NotTrusted};
 pub use certificate::{Certificate, InvalidCertificate};
+pub use create::{Created, KeyKind, Wish, create};
 pub use csr::{Asked, Csr, InvalidCsr, WrongCsr};
 pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};

@@ -136,3 +136,147 @@ fn flags_of_the_control_plane_reach_the_roles() {
         assert!(!install(&[]).succeeds().contains(said), "{flag} {value} is nothing new");
     }
 }
+
+/// Files as `hawser trust create` makes them, and the flags that bring them.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn make(domain: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        Hawser::new(["trust", "create", "-o", path, "--identity-trust-domain", domain]).succeeds();
+        Self(folder)
+    }
+
+    fn flag(&self, flag: &str, file: &str) -> [String; 2] {
+        [flag.to_owned(), self.0.path().join(file).display().to_string()]
+    }
+
+    fn anchors(&self) -> Vec<String> {
+        self.flag("--identity-trust-anchors-file", "ca.crt").into()
+    }
+
+    fn issuer(&self) -> Vec<String> {
+        [
+            self.flag("--identity-issuer-certificate-file", "issuer.crt"),
+            self.flag("--identity-issuer-key-file", "issuer.key"),
+        ]
+        .concat()
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.0.path().join(file)).unwrap()
+    }
+}
+
+fn refused(flags: &[String], kubeconfig: Option<&Api>) -> String {
+    let mut all = vec!["install".to_owned()];
+    if let Some(api) = kubeconfig {
+        all.extend(["--kubeconfig".to_owned(), api.kubeconfig().display().to_string()]);
+    }
+    let output = Hawser::new(all.into_iter().chain(flags.iter().cloned())).output();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    text(&output.stderr).to_owned()
+}
+
+#[test]
+fn an_external_issuer_is_printed_as_its_anchors_and_no_secret() {
+    let files = Files::make("cluster.local");
+    let flags = [files.anchors(), vec!["--identity-external-issuer".into()]].concat();
+    let printed = Hawser::new(["install".to_owned()].into_iter().chain(flags)).succeeds();
+    let objects = yaml::parse(&printed).unwrap();
+    let named = |kind: &str, name: &str| {
+        objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+    };
+    assert!(named("Secret", "hawser-identity-issuer").is_none() && !printed.contains("PRIVATE KEY"));
+    let bundle = named("ConfigMap", "hawser-trust-bundle").unwrap();
+    assert_eq!(bundle["data"]["ca-bundle.crt"], Value::from(files.read("ca.crt")));
+}
+
+#[test]
+fn refuses_to_print_keys_and_to_install_what_nobody_could_sign_with() {
+    let files = Files::make("cluster.local");
+    let key = files.flag("--identity-trust-anchors-key-file", "ca.key").to_vec();
+    for (flags, reason) in [
+        ([files.anchors(), files.issuer()].concat(), "by `--apply` only"),
+        ([files.anchors(), key].concat(), "by `--apply` only"),
+        (files.anchors(), "nobody could sign"),
+        (vec!["--identity-external-issuer".into()], "needs its trust anchors"),
+        (files.issuer(), "--identity-trust-anchors-file"),
+    ] {
+        let why = refused(&flags, None);
+        assert!(why.contains(reason), "{flags:?}: {why}");
+    }
+}
+
+#[test]
+fn refuses_files_that_do_not_fit_before_it_asks_a_cluster() {
+    let (files, others, foreign) =
+        (Files::make("cluster.local"), Files::make("cluster.local"), Files::make("example.com"));
+    let apply = vec!["--apply".to_owned()];
+    let broken = tempfile::tempdir().unwrap();
+    std::fs::write(broken.path().join("ca.crt"), "no certificate").unwrap();
+    let broken = Files(broken);
+    let wrong_key = [
+        files.flag("--identity-issuer-certificate-file", "issuer.crt"),
+        others.flag("--identity-issuer-key-file", "issuer.key"),
+    ];
+    for (flags, reason) in [
+        ([files.anchors(), others.issuer()].concat(), "cannot use the issuer"),
+        ([files.anchors(), wrong_key.concat()].concat(), "the issuer's key is not that of its certificate"),
+        ([foreign.anchors(), foreign.issuer()].concat(), "not for the trust domain cluster.local"),
+        ([broken.anchors(), files.issuer()].concat(), "the trust bundle has no certificate"),
+        (
+            [vec!["--identity-trust-anchors-file".into(), "/nonexistent".into()], files.issuer()].concat(),
+            "/nonexistent",
+        ),
+    ] {
+        // There is no cluster to ask, which would be said instead.
+        let why = refused(&[flags.clone(), apply.clone()].concat(), None);
+        assert!(why.contains(reason), "{flags:?}: {why}");
+    }
+}
+
+#[test]
+fn an_issuer_in_a_secret_is_judged_before_anything_is_applied() {
+    let (files, others) = (Files::make("cluster.local"), Files::make("cluster.local"));
+    let base64 = |text: String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+    let bundle = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hawser-trust-bundle"},
+        "data": {"ca-bundle.crt": others.read("ca.crt")},
+    });
+    let secret = |ca: &Files| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "hawser-identity-issuer", "namespace": "hawser"},
+            "data": {
+                "tls.crt": base64(files.read("issuer.crt")),
+                "tls.key": base64(files.read("issuer.key")),
+                "ca.crt": base64(ca.read("ca.crt")),
+            },
+        })
+    };
+    for (secret, reason) in [
+        (None, "there is no secret `hawser/hawser-identity-issuer`"),
+        (Some(secret(&others)), "cannot use the issuer"),
+        (Some(secret(&files)), "proxies believe CN=root.cluster.local"),
+    ] {
+        let bundle = bundle.clone();
+        let api = Api::start(move |path| match path {
+            "/api/v1/namespaces/hawser/secrets/hawser-identity-issuer" => {
+                let missing = json!({
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
+                    "message": "not found",
+                });
+                Some(secret.clone().map_or((404, missing), |secret| (200, secret)))
+            }
+            "/api/v1/namespaces/hawser/configmaps/hawser-trust-bundle" => Some((200, bundle.clone())),
+            _ => None,
+        });
+        let why = refused(&["--apply".into(), "--identity-external-issuer".into()], Some(&api));
+        assert!(why.contains(reason), "{why}");
+        let applied = api.asked().into_iter().find(|head| head.starts_with("PATCH"));
+        assert_eq!(applied, None);
+    }
+}

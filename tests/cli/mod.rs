@@ -9,5 +9,6 @@ mod install_sh;
 mod proxy_flags;
 mod reading;
 mod sample;
+mod trust_create;
 mod uninstall;
 mod version;
