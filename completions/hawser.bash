@@ -145,6 +145,9 @@ _hawser() {
             hawser__subcmd__help__subcmd__trust,create)
                 cmd="hawser__subcmd__help__subcmd__trust__subcmd__create"
                 ;;
+            hawser__subcmd__help__subcmd__trust,recover)
+                cmd="hawser__subcmd__help__subcmd__trust__subcmd__recover"
+                ;;
             hawser__subcmd__help__subcmd__trust,rotate)
                 cmd="hawser__subcmd__help__subcmd__trust__subcmd__rotate"
                 ;;
@@ -268,6 +271,9 @@ _hawser() {
             hawser__subcmd__trust,help)
                 cmd="hawser__subcmd__trust__subcmd__help"
                 ;;
+            hawser__subcmd__trust,recover)
+                cmd="hawser__subcmd__trust__subcmd__recover"
+                ;;
             hawser__subcmd__trust,rotate)
                 cmd="hawser__subcmd__trust__subcmd__rotate"
                 ;;
@@ -282,6 +288,9 @@ _hawser() {
                 ;;
             hawser__subcmd__trust__subcmd__help,help)
                 cmd="hawser__subcmd__trust__subcmd__help__subcmd__help"
+                ;;
+            hawser__subcmd__trust__subcmd__help,recover)
+                cmd="hawser__subcmd__trust__subcmd__help__subcmd__recover"
                 ;;
             hawser__subcmd__trust__subcmd__help,rotate)
                 cmd="hawser__subcmd__trust__subcmd__help__subcmd__rotate"
@@ -882,7 +891,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__help__subcmd__trust)
-            opts="abort create rotate status"
+            opts="abort recover create rotate status"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -910,6 +919,20 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__help__subcmd__trust__subcmd__create)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hawser__subcmd__help__subcmd__trust__subcmd__recover)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1878,7 +1901,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__run__subcmd__identity)
-            opts="-L -h -V --admin-address --control-namespace --trust-domain --cluster-domain --log --log-format --trust-bundle-file --address --issuance-lifetime --clock-skew-allowance --accept-api-server-tokens --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-L -h -V --admin-address --control-namespace --trust-domain --cluster-domain --log --log-format --trust-bundle-file --address --issuance-lifetime --clock-skew-allowance --issuer-lifetime --issuer-renew-before --anchor-lifetime --anchor-rotate-before --accept-api-server-tokens --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1921,6 +1944,22 @@ _hawser() {
                     return 0
                     ;;
                 --clock-skew-allowance)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --issuer-lifetime)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --issuer-renew-before)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --anchor-lifetime)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --anchor-rotate-before)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -2924,7 +2963,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__trust)
-            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version abort create rotate status help"
+            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version abort recover create rotate status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3074,7 +3113,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__trust__subcmd__help)
-            opts="abort create rotate status help"
+            opts="abort recover create rotate status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3129,6 +3168,20 @@ _hawser() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hawser__subcmd__trust__subcmd__help__subcmd__recover)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hawser__subcmd__trust__subcmd__help__subcmd__rotate)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -3150,6 +3203,48 @@ _hawser() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hawser__subcmd__trust__subcmd__recover)
+            opts="-L -h -V --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --hawser-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --linkerd-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -L)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kubeconfig)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --context)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --as-group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

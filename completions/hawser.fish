@@ -271,6 +271,10 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l address -d 'Where proxies ask for certificates' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuance-lifetime -d 'How long a certificate is valid' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l clock-skew-allowance -d 'How far clocks of nodes may differ' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuer-lifetime -d 'How long an issuer made here is valid' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l issuer-renew-before -d 'How long before its end an issuer made here is replaced' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l anchor-lifetime -d 'How long a trust anchor made here is valid' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l anchor-rotate-before -d 'How long before its end a trust anchor begins to be replaced' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -l accept-api-server-tokens -d 'Whether pods may prove themselves by a token for the API server: for pods that have none for the mesh' -r -f -a "true\t''
 false\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from identity" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
@@ -424,19 +428,20 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "proxy" -d 'The data plane, beside each app'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "sample" -d 'Sample apps for demos and tests'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l context -d 'The kubeconfig context to use' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l as-group -d 'Act as a member of this group; repeatable' -r
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -l verbose -d 'Log what is being done, to standard error'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -s h -l help -d 'Print help'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort create rotate status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -s h -l help -d 'Print help'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -f -a "recover" -d 'Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -f -a "status" -d 'Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and not __fish_seen_subcommand_from abort recover create rotate status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l context -d 'The kubeconfig context to use' -r
@@ -445,6 +450,14 @@ complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_sub
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -l verbose -d 'Log what is being done, to standard error'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s h -l help -d 'Print help'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from abort" -s V -l version -d 'Print version'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l context -d 'The kubeconfig context to use' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l as -d 'Act as this user (Kubernetes impersonation)' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l as-group -d 'Act as a member of this group; repeatable' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -l verbose -d 'Log what is being done, to standard error'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from recover" -s V -l version -d 'Print version'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -s o -l output -d 'The folder for the files, made if it is missing' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l identity-trust-domain -d 'The domain of all identities, as the mesh will have it' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l key -d 'The kind of both keys: p256 or p384' -r
@@ -481,9 +494,10 @@ complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_sub
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from status" -s V -l version -d 'Print version'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "recover" -d 'Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
-complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "status" -d 'Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed'
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hawser -n "__fish_hawser_using_subcommand uninject" -s o -l output -d 'How to print the manifests' -r -f -a "json\t'One object a line'
 yaml\t''"
@@ -542,6 +556,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subc
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "proxy" -d 'The data plane, beside each app'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from run" -f -a "sample" -d 'Sample apps for demos and tests'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "abort" -d 'End a rotation of the trust anchor, and go back to the old one'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "recover" -d 'Bring back a mesh whose trust anchor has ended: under a new one, without restarting a pod'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "create" -d 'Make a trust anchor and an issuer as files, without a cluster'
 complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "rotate" -d 'Replace the trust anchor, or the issuer, now'
-complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "status" -d 'Show the trust anchors, and where a rotation stands'
+complete -c hawser -n "__fish_hawser_using_subcommand help; and __fish_seen_subcommand_from trust" -f -a "status" -d 'Show the trust anchors, the issuer, where a rotation stands and who holds it, and what would end when if nothing renewed'
