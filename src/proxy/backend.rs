@@ -10,10 +10,16 @@
 //!
 //! Start at [`Backend::send`] and [`Backend::connect`].
 
+mod attempt;
+mod error;
+mod probe;
+mod queue;
+mod tries;
+
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::pin::pin;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -22,38 +28,29 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use error::Error;
+pub use queue::{Queue, Queues};
+pub use tries::Retried;
+
 use super::balance::{Balancer, Ewma, Pick};
-use super::client::http::{Answered, Client, Failed};
+use super::client::http::{Answered, Client};
 use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::Endpoints;
 use super::http::repeat::{self, Again, Unserved};
-use super::http::{Body, Late, grpc_status, reset};
-use super::metrics::{Outcome, Started};
+use super::http::{Body, grpc_status, outcome};
+use super::metrics::Started;
 use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
-use crate::mesh::limits::{Accrual, Limits, Retry, Timeouts};
-use crate::mesh::{Endpoint, Identity, Protocol};
-use crate::net::backoff::Backoff;
+use crate::mesh::limits::{Accrual, Limits};
+use crate::mesh::{Endpoint, Protocol};
 use crate::net::fair;
 use crate::wire::destination::Update;
+use attempt::Broken;
+use queue::Place;
+use tries::Tries;
 
-/// An endpoint that was just restarted is back in well under a second;
-const PROBE_FIRST: Duration = Duration::from_millis(100);
-/// and one that stays away is worth a connection attempt a minute.
-const PROBE_LONGEST: Duration = Duration::from_secs(60);
-/// Endpoints one request is tried at. Past these it is the network that fails, not an endpoint.
-const TRIES_MAX: usize = 8;
-/// Between tries at an only endpoint whose app serves nobody: in a rollout the next endpoint is known a moment later, and an app that has
-/// crashed may be back. The tries end by their number before the failfast timeout, as a rule.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_LONGEST: Duration = Duration::from_millis(800);
 /// Between two looks at endpoints that are being tried after a rest.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-/// How often it is looked whether a request has been sent in full, in parts of the limit that counts from then.
-const LOOKS: u32 = 8;
-/// What a lost connection amounts to.
-const BAD_GATEWAY: u16 = 502;
-const UNAVAILABLE: u16 = 14;
 
 /// What policy says of a backend. Equal ones are the same backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,41 +66,12 @@ pub enum Spec {
     Fail,
 }
 
-/// How many may wait for an endpoint, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub struct Queue {
-    pub capacity: usize,
-    pub failfast: Duration,
-}
-
-/// The queue of requests, and that of opaque connections.
-#[derive(Clone, Copy, Debug)]
-pub struct Queues {
-    pub http: Queue,
-    pub tcp: Queue,
-}
-
-impl Default for Queues {
-    fn default() -> Self {
-        let queue = Queue { capacity: 10_000, failfast: Duration::from_secs(3) };
-        Self { http: queue, tcp: queue }
-    }
-}
-
 /// What is wished of the answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     /// Who must give it.
     pub required: Option<&'a str>,
     pub limits: &'a Limits,
-}
-
-/// How often a request was asked again that had been answered, and why no more.
-#[derive(Debug, Default)]
-pub struct Retried {
-    pub requests: u32,
-    pub is_limit_exceeded: bool,
-    pub has_overflowed: bool,
 }
 
 /// Where requests and connections go.
@@ -148,50 +116,6 @@ struct State {
     refused: Option<String>,
 }
 
-/// Why there is no response or connection.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("no endpoint of {authority} was there in {failfast:?}{}", after(tried))]
-    NoEndpoint { authority: String, failfast: Duration, tried: Vec<(SocketAddr, Arc<client::Error>)> },
-    #[error("the control plane does not know {authority}: {reason}")]
-    Unresolvable { authority: String, reason: String },
-    #[error("no endpoint served it in {} tries{}", tried.len(), after(tried))]
-    Unreachable { tried: Vec<(SocketAddr, Arc<client::Error>)> },
-    #[error("the connection to {address} broke")]
-    Lost {
-        address: SocketAddr,
-        #[source]
-        source: hyper::Error,
-    },
-    #[error("{address} took too long ({late})")]
-    Late { address: SocketAddr, late: Late },
-    #[error("{capacity} requests wait for an endpoint of {authority} already")]
-    QueueFull { authority: String, capacity: usize },
-    #[error("the route has no backend")]
-    NoBackend,
-    #[error("the identity {required} is required, but {address} is {}", of(server))]
-    IdentityRequired { required: String, address: SocketAddr, server: Option<Identity> },
-}
-
-fn after(tried: &[(SocketAddr, Arc<client::Error>)]) -> String {
-    let mut text = String::new();
-    for (at, (address, error)) in tried.iter().enumerate() {
-        text.push_str(if at == 0 { "; tried " } else { ", " });
-        text.push_str(&format!("{address} ({error}"));
-        let mut source = std::error::Error::source(&**error);
-        while let Some(cause) = source {
-            text.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        text.push(')');
-    }
-    text
-}
-
-fn of(server: &Option<Identity>) -> String {
-    server.as_ref().map_or("not meshed".into(), ToString::to_string)
-}
-
 /// A response, and who gave it; dropping this says that the endpoint is done with the request.
 #[derive(Debug)]
 pub struct Answer {
@@ -210,16 +134,6 @@ pub struct Opened {
     pub connection: Connection,
     pub client: Arc<Client>,
     pub pick: Option<Pick<Client>>,
-}
-
-/// What has become of one request or connection so far.
-struct Tries {
-    failed: Vec<(SocketAddr, Arc<client::Error>)>,
-    pauses: Backoff,
-    /// When to stop waiting for another endpoint; known from the first wait on.
-    until: Option<Instant>,
-    failfast: Duration,
-    was_unanswered: bool,
 }
 
 impl Backend {
@@ -317,84 +231,65 @@ impl Backend {
         let (mut request, again) =
             if is_told && limits.retry.is_none() { (request, None) } else { repeat::keep(request) };
         let mut tries = Tries::new(self.queues.http.failfast);
-        let mut failed = None;
+        let mut avoided = None;
         loop {
-            let (client, pick) = self.pick(&tries.failed, failed, self.queues.http).await?;
+            let (client, pick) = self.pick(&tries.failed, avoided, self.queues.http).await?;
             let address = client.endpoint.address;
             if let Some(required) = required {
                 require(required, &client)?;
             }
             let sent_at = Instant::now();
             let judge = pick.as_ref().and_then(Pick::judge);
-            let timed = {
+            let sent = {
                 // Pinned where it is: moved, it would take its considerable place twice.
                 let sending = pin!(client.send(request));
-                in_time(limits, again.as_ref(), sending).await
+                attempt::within(limits, again.as_ref(), sending).await
             };
-            let (sent, whole_at) = match timed {
-                Ok(sent) => sent,
-                Err(Overdue { late, may_retry }) => {
-                    if let Some(judge) = judge {
-                        judge.note(false, std::time::Instant::now());
-                    }
-                    drop(pick);
-                    let retry = limits.retry.as_ref().filter(|_| may_retry);
-                    let Some(next) = retried.next(retry, again.as_ref()).await else {
-                        return Err(Error::Late { address, late });
-                    };
-                    (request, failed) = (next, Some(address));
-                    continue;
-                }
-            };
-            let error = match sent {
-                Ok(Answered { response, mut started }) => {
+            let (unserved, error) = match sent {
+                Ok((Answered { response, mut started }, whole_at)) => {
                     started.judged_by(judge);
                     let unserved = Unserved::of(&response).filter(|unserved| !is_told && tries.may_follow(*unserved));
-                    let Some(next) = unserved.and(again.as_ref()).and_then(Again::request) else {
-                        let wanted = limits.retry.as_ref().filter(|retry| {
-                            retry.is_wanted(response.status().as_u16(), grpc_status(response.headers()))
-                        });
-                        if let Some(next) = retried.next(wanted, again.as_ref()).await {
-                            let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
-                            started.end(&Outcome { status, grpc_status, error: "".into() });
-                            (request, failed) = (next, Some(address));
-                            continue;
-                        }
-                        if let Some(pick) = &pick {
-                            pick.observe(sent_at.elapsed(), std::time::Instant::now());
-                        }
-                        return Ok(Answer { response, started, client, pick, whole_at });
-                    };
-                    let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
-                    started.end(&Outcome { status, grpc_status, error: "".into() });
-                    request = next;
-                    Arc::new(unserved_by(&client, &response))
+                    if let Some(unserved) = unserved.and(again.as_ref()).and_then(Again::request) {
+                        started.end(&outcome(&response));
+                        (unserved, Arc::new(unserved_by(&client, &response)))
+                    } else {
+                        let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
+                        let wanted = limits.retry.as_ref().filter(|retry| retry.is_wanted(status, grpc_status));
+                        let Some(next) = retried.next(wanted, again.as_ref()).await else {
+                            if let Some(pick) = &pick {
+                                pick.observe(sent_at.elapsed(), std::time::Instant::now());
+                            }
+                            return Ok(Answer { response, started, client, pick, whole_at });
+                        };
+                        started.end(&outcome(&response));
+                        (request, avoided) = (next, Some(address));
+                        continue;
+                    }
                 }
-                Err(Failed::Unsent { request: unsent, error }) => {
+                Err(Broken::Unsent { request: unsent, error }) => {
                     self.left_out(&client, pick, error, &mut tries)?;
                     request = *unsent;
                     continue;
                 }
-                Err(Failed::Lost(source)) => {
+                Err(Broken::Begun(begun)) => {
                     if let Some(judge) = judge {
                         judge.note(false, std::time::Instant::now());
                     }
-                    // The one reset that says that nothing was done (RFC 9113 section 8.7).
-                    let refused = (reset(&source) == Some(h2::Reason::REFUSED_STREAM)).then_some(again.as_ref());
-                    let Some(next) = refused.flatten().and_then(Again::request) else {
-                        // What is asked again when a gateway says so is asked again when there is none to say so.
-                        let wanted =
-                            limits.retry.as_ref().filter(|retry| retry.is_wanted(BAD_GATEWAY, Some(UNAVAILABLE)));
-                        if let Some(next) = retried.next(wanted, again.as_ref()).await {
-                            (request, failed) = (next, Some(address));
+                    match begun.refused(address, again.as_ref()) {
+                        Ok(unserved) => unserved,
+                        Err(begun) => {
+                            drop(pick);
+                            let wanted = limits.retry.as_ref().filter(|retry| begun.is_retried(retry));
+                            let Some(next) = retried.next(wanted, again.as_ref()).await else {
+                                return Err(begun.at(address));
+                            };
+                            (request, avoided) = (next, Some(address));
                             continue;
                         }
-                        return Err(Error::Lost { address, source });
-                    };
-                    request = next;
-                    Arc::new(client::Error::Http { address, source })
+                    }
                 }
             };
+            request = unserved;
             if self.has_other_than(&client) {
                 self.left_out(&client, pick, error, &mut tries)?;
             } else {
@@ -507,7 +402,7 @@ impl Backend {
             return Err(tries.end());
         };
         if balance.lock().balancer.take_out(address, client) {
-            let probe = probe(Arc::downgrade(self), Arc::downgrade(client));
+            let probe = probe::until_it_answers(Arc::downgrade(self), Arc::downgrade(client));
             let (stopped, drain) = (self.stopped(), self.connector.drain.clone());
             self.connector.drain.spawn(async move {
                 tokio::select! {
@@ -517,122 +412,10 @@ impl Backend {
                 }
             });
         }
-        if tries.failed.len() >= TRIES_MAX {
+        if tries.are_over() {
             return Err(tries.end());
         }
         Ok(())
-    }
-}
-
-/// A place among those who wait for an endpoint.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    /// None where all are taken.
-    fn take(waiting: &Arc<AtomicUsize>, capacity: usize) -> Option<Self> {
-        let place = Self(waiting.clone());
-        (waiting.fetch_add(1, Ordering::Relaxed) < capacity).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Retried {
-    /// The request once more, after a pause; none where `retry` does not want that, or not so often, or too much of it has passed.
-    async fn next(&mut self, retry: Option<&Retry>, again: Option<&Again>) -> Option<Request<Body>> {
-        let retry = retry?;
-        if self.requests >= retry.max {
-            self.is_limit_exceeded = true;
-            return None;
-        }
-        let Some(next) = again.and_then(Again::request) else {
-            self.has_overflowed = true;
-            return None;
-        };
-        tokio::time::sleep(retry.pauses.after(self.requests, rand::random())).await;
-        self.requests += 1;
-        Some(next)
-    }
-}
-
-/// An attempt that has taken too long.
-struct Overdue {
-    late: Late,
-    may_retry: bool,
-}
-
-/// Waits for the head of a response within the limits of one attempt; says also since when the request has been there in full.
-async fn in_time<T>(
-    limits: &Limits,
-    again: Option<&Again>,
-    sent: Pin<&mut impl Future<Output = T>>,
-) -> Result<(T, Option<Instant>), Overdue> {
-    let Timeouts { request: _, response, idle } = limits.timeouts;
-    let attempt = limits.retry.as_ref().and_then(|retry| retry.timeout);
-    if (response, idle, attempt) == (None, None, None) {
-        return Ok((sent.await, None));
-    }
-    let whole_at = OnceLock::new();
-    let answered_late = async {
-        let limits = [response.map(|limit| (limit, Late::Response)), idle.map(|limit| (limit, Late::Idle))];
-        let Some((limit, late)) = limits.into_iter().flatten().min_by_key(|(limit, _)| *limit) else {
-            return std::future::pending().await;
-        };
-        // The server's time is what counts, not that of a client which is still sending.
-        while again.is_some_and(|again| !again.has_passed()) {
-            tokio::time::sleep(limit / LOOKS).await;
-        }
-        whole_at.get_or_init(Instant::now);
-        tokio::time::sleep(limit).await;
-        late
-    };
-    let given_up = async {
-        match attempt {
-            Some(attempt) => tokio::time::sleep(attempt).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        // A quick server answers before anybody has looked.
-        sent = sent => {
-            let has_passed = || again.is_none_or(Again::has_passed).then(Instant::now);
-            Ok((sent, whole_at.get().copied().or_else(has_passed)))
-        }
-        late = answered_late => Err(Overdue { late, may_retry: false }),
-        () = given_up => Err(Overdue { late: Late::Response, may_retry: true }),
-    }
-}
-
-impl Tries {
-    fn new(failfast: Duration) -> Self {
-        let pauses = Backoff::new(PAUSE_FIRST, PAUSE_LONGEST);
-        Self { failed: Vec::new(), pauses, until: None, failfast, was_unanswered: false }
-    }
-
-    /// Whether a request that was unserved in this way may be tried once more.
-    fn may_follow(&mut self, unserved: Unserved) -> bool {
-        // What kills one app should not go on to kill them all.
-        unserved == Unserved::Unsent || !std::mem::replace(&mut self.was_unanswered, true)
-    }
-
-    /// How long to wait for another endpoint, after the only one failed.
-    fn pause(&mut self, client: &Client, error: Arc<client::Error>) -> Result<Duration, Error> {
-        self.failed.push((client.endpoint.address, error));
-        let now = Instant::now();
-        let left = self.until.get_or_insert(now + self.failfast).duration_since(now);
-        if left.is_zero() || self.failed.len() >= TRIES_MAX {
-            return Err(self.end());
-        }
-        Ok(self.pauses.delay().min(left))
-    }
-
-    fn end(&mut self) -> Error {
-        Error::Unreachable { tried: std::mem::take(&mut self.failed) }
     }
 }
 
@@ -641,25 +424,6 @@ fn unserved_by<B>(client: &Client, response: &Response<B>) -> client::Error {
     let reason =
         response.headers().get(PROXY_ERROR).and_then(|reason| reason.to_str().ok()).unwrap_or("it says no reason");
     client::Error::Unserved { address: client.endpoint.address, reason: reason.into() }
-}
-
-/// Knocks at an endpoint until it answers, or nobody wants to know any more.
-async fn probe(backend: Weak<Backend>, client: Weak<Client>) {
-    let mut backoff = Backoff::new(PROBE_FIRST, PROBE_LONGEST);
-    loop {
-        tokio::time::sleep(backoff.delay()).await;
-        let Some(client) = client.upgrade() else { return };
-        if let Err(error) = client.probe().await {
-            tracing::debug!(address = %client.endpoint.address, %error, "an endpoint is still out of reach");
-            continue;
-        }
-        let Some(backend) = backend.upgrade() else { return };
-        if let Kind::Balance(balance) = &backend.kind {
-            balance.lock().balancer.put_in(client.endpoint.address, &client, std::time::Instant::now());
-            balance.changed.send_replace(());
-        }
-        return;
-    }
 }
 
 fn require(required: &str, client: &Client) -> Result<(), Error> {

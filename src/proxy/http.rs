@@ -30,7 +30,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
-pub use body::{Body, Ends, Kept, Late, Time, cause, grpc_status, reset};
+pub use body::{Body, Ends, Kept, Late, Time, cause, grpc_status, outcome, reset};
 pub use repeat::{UNSERVED, Unserved};
 
 use super::access_log::{AccessLog, Entry};
@@ -377,8 +377,7 @@ impl Session {
             _ => {}
         }
         if let Some(started) = started {
-            let grpc_status = grpc_status(response.headers());
-            started.end(&Outcome { status: response.status().as_u16(), grpc_status, error: "".into() });
+            started.end(&outcome(&response));
         }
         response
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -285,6 +285,12 @@ impl Drop for Body {
 /// The status of a gRPC call in headers or trailers.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// What became of a request whose response nobody reads on.
+pub fn outcome<B>(response: &Response<B>) -> Outcome {
+    let grpc_status = grpc_status(response.headers());
+    Outcome { status: response.status().as_u16(), grpc_status, error: "".into() }
 }
 
 /// The label for what broke a response.
