@@ -63,6 +63,44 @@ fn app_on(pod: &Namespace, address: &str) {
     });
 }
 
+/// A pod with the rules that injectors give it, an identity service that is its own, and a neighbour.
+struct World {
+    pod: Namespace,
+    other: Namespace,
+    authority: Authority,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(&["10.77.0.1/24"], &["10.77.0.2/24"], &[])
+    }
+
+    /// With these addresses, and these settings of the node.
+    fn with(of_pod: &[&str], of_other: &[&str], settings: &[&str]) -> Self {
+        let (pod, other) = (Namespace::new(), Namespace::new());
+        pod.join(of_pod, &other, of_other);
+        for setting in settings {
+            pod.run("sysctl", &["-qw", setting]).succeeded();
+        }
+        pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("token"), "of.shop.web").unwrap();
+        let authority = Authority::new();
+        authority.serve_in(&pod);
+        Self { pod, other, authority, folder }
+    }
+
+    /// What runs the proxy of the pod.
+    fn command(&self) -> Command {
+        command(self.authority.bundle(), &self.folder.path().join("token"))
+    }
+
+    fn start(&self, command: &mut Command) -> Proxy {
+        Proxy(self.pod.enter(|| command.spawn().unwrap()))
+    }
+}
+
 fn command(bundle: &str, token: &std::path::Path) -> Command {
     let mut command = Command::new(binary());
     command.args(["run", "proxy"]).env_clear().stdout(Stdio::null());
@@ -85,39 +123,33 @@ fn command(bundle: &str, token: &std::path::Path) -> Command {
 
 #[test]
 fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
-    let (pod, other) = (Namespace::new(), Namespace::new());
-    pod.join(&["10.77.0.1/24"], &other, &["10.77.0.2/24"]);
-    pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "of.shop.web").unwrap();
-    let authority = Authority::new();
-    authority.serve_in(&pod);
-    app(&pod);
-    let mut proxy = Proxy(pod.enter(|| command(authority.bundle(), &token).spawn().unwrap()));
+    let world = World::new();
+    let World { pod, other, .. } = &world;
+    app(pod);
+    let mut proxy = world.start(&mut world.command());
 
-    ready(&pod);
+    ready(pod);
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.0.id())).unwrap();
     assert!(status.contains("THP_enabled:\t0\n"), "the allocator may take huge pages:\n{status}");
-    let answer = ask(&other, APP, "GET /cart HTTP/1.1\r\nl5d-client-id: admin").unwrap();
+    let answer = ask(other, APP, "GET /cart HTTP/1.1\r\nl5d-client-id: admin").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /cart HTTP/1.1"), "{answer}");
     assert!(!answer.contains("l5d-client-id"), "the request went past the proxy: {answer}");
 
-    let connections = connections(&pod);
+    let connections = connections(pod);
     let [connection] = connections.recent.as_slice() else { panic!("{connections:?}") };
     assert_eq!((connection.server, connection.target), (APP.parse().unwrap(), APP.parse().unwrap()));
     assert_eq!(connection.security, Security::Plaintext { reason: PlaintextReason::NoTlsFromRemote });
     assert_eq!(connections.identity.unwrap().short(), "web.shop");
 
-    let refused = ask(&other, "10.77.0.1:4191", "GET /connections HTTP/1.1").unwrap();
+    let refused = ask(other, "10.77.0.1:4191", "GET /connections HTTP/1.1").unwrap();
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
-    let metrics = ask(&other, "10.77.0.1:4191", "GET /metrics HTTP/1.1").unwrap();
+    let metrics = ask(other, "10.77.0.1:4191", "GET /metrics HTTP/1.1").unwrap();
     for family in ["request_total{", "control_identity_cert_refreshes_total{result=\"ok\"} 1", "proxy_build_info{"] {
         assert!(metrics.contains(family), "{family} is not in:\n{metrics}");
     }
-    let trust = ask(&other, "10.77.0.1:4191", "GET /trust HTTP/1.1").unwrap();
+    let trust = ask(other, "10.77.0.1:4191", "GET /trust HTTP/1.1").unwrap();
     assert!(trust.contains("\"identity\":\"web.shop.") && trust.contains("\"anchors\":[{"), "{trust}");
-    let shutdown = ask(&pod, "127.0.0.1:4191", "POST /shutdown HTTP/1.1").unwrap();
+    let shutdown = ask(pod, "127.0.0.1:4191", "POST /shutdown HTTP/1.1").unwrap();
     assert!(shutdown.starts_with("HTTP/1.1 404 "), "nobody enabled it: {shutdown}");
 
     assert!(Command::new("kill").arg(proxy.0.id().to_string()).status().unwrap().success());
@@ -133,28 +165,21 @@ fn anchors(pod: &Namespace) -> Result<usize, String> {
 
 #[test]
 fn a_proxy_learns_a_new_anchor_while_it_runs_and_knows_it_after_a_restart_of_its_container() {
-    let (pod, folder) = (Namespace::new(), tempfile::tempdir().unwrap());
-    let token = folder.path().join("token");
-    std::fs::write(&token, "of.shop.web").unwrap();
-    let authority = Authority::new();
-    authority.serve_in(&pod);
-    let start = || {
-        let mut command = command(authority.bundle(), &token);
-        command.env("LINKERD2_PROXY_IDENTITY_DIR", folder.path());
-        Proxy(pod.enter(|| command.spawn().unwrap()))
-    };
+    let world = World::new();
+    let World { pod, authority, folder, .. } = &world;
+    let start = || world.start(world.command().env("LINKERD2_PROXY_IDENTITY_DIR", folder.path()));
     let proxy = start();
-    ready(&pod);
-    assert_eq!(anchors(&pod), Ok(1));
+    ready(pod);
+    assert_eq!(anchors(pod), Ok(1));
     authority.tell(Some(&format!("{}{}", authority.bundle(), Authority::new().bundle())));
     let both = |seen: Result<usize, String>| if seen == Ok(2) { Ok(()) } else { Err(seen) };
-    eventually("the proxy believes both", SOON, || both(anchors(&pod)));
+    eventually("the proxy believes both", SOON, || both(anchors(pod)));
     // Nobody tells it now, and its environment is what the pod was created with.
     drop(proxy);
     authority.tell(None);
     let _restarted = start();
-    ready(&pod);
-    assert_eq!(anchors(&pod), Ok(2));
+    ready(pod);
+    assert_eq!(anchors(pod), Ok(2));
 }
 
 fn ready(pod: &Namespace) {
@@ -170,21 +195,11 @@ fn connections(pod: &Namespace) -> Connections {
     serde_json::from_str(json).unwrap()
 }
 
-/// A pod with the rules and the proxy that injectors give it where IPv6 is not disabled, and a neighbour.
-fn of_both_families(settings: &[&str]) -> (Namespace, Namespace, Proxy, tempfile::TempDir) {
-    let (pod, other) = (Namespace::new(), Namespace::new());
-    pod.join(&["10.77.0.1/24", "fd77::1/64"], &other, &["10.77.0.2/24", "fd77::2/64"]);
-    for setting in settings {
-        pod.run("sysctl", &["-qw", setting]).succeeded();
-    }
-    pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "of.shop.web").unwrap();
-    let authority = Authority::new();
-    authority.serve_in(&pod);
-    app_on(&other, "[::]:8000");
-    let mut command = command(authority.bundle(), &token);
+/// A pod and its proxy as injectors make them where IPv6 is not disabled.
+fn of_both_families(settings: &[&str]) -> (World, Proxy) {
+    let world = World::with(&["10.77.0.1/24", "fd77::1/64"], &["10.77.0.2/24", "fd77::2/64"], settings);
+    app_on(&world.other, "[::]:8000");
+    let mut command = world.command();
     for (name, value) in [
         ("ADMIN_LISTEN_ADDR", "[::]:4191"),
         ("DESTINATION_PROFILE_NETWORKS", "192.0.2.0/24"),
@@ -195,26 +210,25 @@ fn of_both_families(settings: &[&str]) -> (Namespace, Namespace, Proxy, tempfile
         command.env(format!("LINKERD2_PROXY_{name}"), value);
     }
     // The proxy's own connections are told by their user, which must be able to run the binary: so the rest stays as root.
-    let proxy = pod.enter(|| std::os::unix::process::CommandExt::uid(&mut command, 2102).spawn().unwrap());
-    let proxy = Proxy(proxy);
-    ready(&pod);
-    (pod, other, proxy, folder)
+    let proxy = world.start(std::os::unix::process::CommandExt::uid(&mut command, 2102));
+    ready(&world.pod);
+    (world, proxy)
 }
 
 #[test]
 fn connections_of_either_ip_family_pass_the_proxy_both_ways_whatever_the_node_s_defaults() {
     for default in ["net.ipv6.bindv6only=0", "net.ipv6.bindv6only=1"] {
-        let (pod, other, _proxy, _folder) = of_both_families(&[default]);
+        let (World { pod, other, .. }, _proxy) = &of_both_families(&[default]);
         // The app may listen as it likes; the one here has a socket for each family.
-        app_on(&pod, "10.77.0.1:8001");
-        app_on(&pod, "[fd77::1]:8001");
+        app_on(pod, "10.77.0.1:8001");
+        app_on(pod, "[fd77::1]:8001");
         for (ours, theirs) in [("10.77.0.1:8001", "10.77.0.2:8000"), ("[fd77::1]:8001", "[fd77::2]:8000")] {
-            let answer = ask(&other, ours, "GET /in HTTP/1.1\r\nl5d-client-id: admin").unwrap();
+            let answer = ask(other, ours, "GET /in HTTP/1.1\r\nl5d-client-id: admin").unwrap();
             assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /in HTTP/1.1"), "{answer}");
             assert!(!answer.contains("l5d-client-id"), "the request to {ours} went past the proxy: {answer}");
-            let answer = ask(&pod, theirs, "GET /out HTTP/1.1").unwrap();
+            let answer = ask(pod, theirs, "GET /out HTTP/1.1").unwrap();
             assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("GET /out HTTP/1.1"), "{answer}");
-            let seen = connections(&pod);
+            let seen = connections(pod);
             let targets: Vec<_> = seen.recent.iter().chain(&seen.live).map(|connection| connection.target).collect();
             for target in [ours, theirs] {
                 assert!(targets.contains(&target.parse().unwrap()), "{target} is not among {targets:?}");
@@ -225,24 +239,16 @@ fn connections_of_either_ip_family_pass_the_proxy_both_ways_whatever_the_node_s_
 
 #[test]
 fn a_proxy_that_is_told_to_end_together_with_its_app_goes_on_until_that_has_ended() {
-    let (pod, other) = (Namespace::new(), Namespace::new());
-    pod.join(&["10.77.0.1/24"], &other, &["10.77.0.2/24"]);
-    pod.run(env!("CARGO_BIN_EXE_hawser"), &["run", "init", "--inbound-ports-to-ignore=4190,4191"]).succeeded();
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "of.shop.web").unwrap();
-    let authority = Authority::new();
-    authority.serve_in(&pod);
-    app_on(&other, "0.0.0.0:8000");
+    let world = World::new();
+    let World { pod, other, .. } = &world;
     // Of the same user as the test's identity service, and so not taken for an app's.
-    let mut command = command(authority.bundle(), &token);
-    command.env("HAWSER_PROXY_OUTLASTS_APP", "true");
-    let mut proxy = Proxy(pod.enter(|| command.spawn().unwrap()));
-    ready(&pod);
+    app_on(other, "0.0.0.0:8000");
+    let mut proxy = world.start(world.command().env("HAWSER_PROXY_OUTLASTS_APP", "true"));
+    ready(pod);
     let app = pod.enter_as(1000, || std::net::TcpListener::bind("0.0.0.0:8000").unwrap());
     assert!(Command::new("kill").arg(proxy.0.id().to_string()).status().unwrap().success());
     eventually("the pod is not ready any more", SOON, || {
-        let answer = ask(&pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
+        let answer = ask(pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
         if answer.starts_with("HTTP/1.1 503 ") { Ok(()) } else { Err(answer) }
     });
     let carried = std::thread::spawn(move || {
@@ -256,7 +262,7 @@ fn a_proxy_that_is_told_to_end_together_with_its_app_goes_on_until_that_has_ende
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").unwrap();
     });
-    let answer = ask(&other, APP, "GET /late HTTP/1.1").unwrap();
+    let answer = ask(other, APP, "GET /late HTTP/1.1").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     carried.join().unwrap();
     let status = eventually("the proxy ends", SOON, || proxy.0.try_wait().unwrap().ok_or("it runs"));
@@ -265,13 +271,13 @@ fn a_proxy_that_is_told_to_end_together_with_its_app_goes_on_until_that_has_ende
 
 #[test]
 fn a_pod_without_ipv6_has_its_proxy_under_the_same_settings() {
-    let (pod, other, _proxy, _folder) = of_both_families(&["net.ipv6.conf.all.disable_ipv6=1"]);
-    app(&pod);
-    let answer = ask(&other, APP, "GET /in HTTP/1.1\r\nl5d-client-id: admin").unwrap();
+    let (World { pod, other, .. }, _proxy) = &of_both_families(&["net.ipv6.conf.all.disable_ipv6=1"]);
+    app(pod);
+    let answer = ask(other, APP, "GET /in HTTP/1.1\r\nl5d-client-id: admin").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("l5d-client-id"), "{answer}");
-    let answer = ask(&pod, "10.77.0.2:8000", "GET /out HTTP/1.1").unwrap();
+    let answer = ask(pod, "10.77.0.2:8000", "GET /out HTTP/1.1").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    assert!(ask(&pod, "[fd77::2]:8000", "GET /out HTTP/1.1").is_err(), "there is no IPv6 at all");
+    assert!(ask(pod, "[fd77::2]:8000", "GET /out HTTP/1.1").is_err(), "there is no IPv6 at all");
 }
 
 #[test]
