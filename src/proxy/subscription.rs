@@ -18,6 +18,9 @@ use crate::net::fair;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// and one that is away for long must not find its proxies waiting for minutes.
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
+/// A stream that was shorter than the longest wait is a failure though it began: whoever ends each at once is not to be asked ten times a second,
+/// by every proxy of the cluster.
+const LASTED_MIN: Duration = RETRY_LONGEST;
 
 /// How long a stream may take for what; none is without limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,13 +53,13 @@ where
 {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
-        let mut has_begun = false;
+        let mut begun_at = None;
         let ended = once(limits, &mut subscribe, |message| {
-            has_begun = true;
+            begun_at.get_or_insert_with(Instant::now);
             observe(Event::Message(message));
         })
         .await;
-        if has_begun {
+        if begun_at.is_some_and(|begun_at| begun_at.elapsed() >= LASTED_MIN) {
             backoff.reset();
         }
         if let Err(status) = ended {
@@ -108,5 +111,65 @@ async fn before<F: Future>(deadline: Option<Instant>, work: F) -> Option<F::Outp
     match deadline {
         Some(deadline) => timeout_at(deadline, work).await.ok(),
         None => Some(work.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::convert::Infallible;
+
+    use bytes::{BufMut as _, Bytes, BytesMut};
+    use futures_util::{StreamExt as _, stream};
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use prost::Message as _;
+    use tonic::codec::Codec as _;
+    use tonic_prost::ProstCodec;
+
+    use super::*;
+    use crate::wire::trust::Bundle;
+
+    /// A stream of one message that ends after `lasts`.
+    fn stream(lasts: Duration) -> Response<Streaming<Bundle>> {
+        let message = Bundle { pem: "told".into(), sent_at_ms: 1 }.encode_to_vec();
+        let mut framed = BytesMut::new();
+        framed.put_u8(0);
+        framed.put_u32(message.len().try_into().unwrap());
+        framed.put_slice(&message);
+        let first = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(framed)))]);
+        let rest = stream::once(sleep(lasts)).filter_map(|()| std::future::ready(None));
+        let decoder = ProstCodec::<Bundle, Bundle>::default().decoder();
+        let body = Box::pin(StreamBody::new(first.chain(rest)));
+        Response::new(Streaming::new_response(decoder, body, http::StatusCode::OK, None, None))
+    }
+
+    /// When streams that last so long each were asked for, of those within `time`.
+    async fn asked(time: Duration, lasts: impl Fn(usize) -> Duration) -> Vec<Instant> {
+        let asked = RefCell::new(Vec::new());
+        let subscribe = || {
+            asked.borrow_mut().push(Instant::now());
+            let lasts = lasts(asked.borrow().len());
+            async move { Ok(stream(lasts)) }
+        };
+        let following = follow(Limits::default(), |_| false, subscribe, |_| {});
+        assert!(tokio::time::timeout(time, following).await.is_err());
+        asked.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_end_at_once_are_asked_for_more_and_more_rarely() {
+        let asked = asked(Duration::from_secs(600), |_| Duration::ZERO).await;
+        assert!((50..150).contains(&asked.len()), "{} times in ten minutes", asked.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_lasted_is_asked_for_again_at_once() {
+        // Six that end at once make the waits long; the seventh lasts.
+        let asked =
+            asked(Duration::from_secs(120), |number| if number == 7 { LASTED_MIN } else { Duration::ZERO }).await;
+        let waited = asked[7] - asked[6] - LASTED_MIN;
+        assert!(waited < RETRY_FIRST * 2, "{waited:?}");
+        assert!(asked[6] - asked[5] > RETRY_FIRST * 4);
     }
 }
