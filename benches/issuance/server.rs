@@ -53,7 +53,7 @@ pub(crate) fn serve(args: &Args) {
         let issuer = anchor.create_issuer("cluster.local", now).unwrap();
         let bundle = Bundle::parse_pem(&anchor.certificate().to_pem()).unwrap();
         let told = watch::Sender::new(Some(Arc::new(bundle.clone())));
-        let signing = watch::Sender::new(Some(Arc::new(Signing { issuer, bundle })));
+        let signing = watch::Sender::new(Some(Arc::new(Signing { issuer, bundle, keeper: None })));
         let settings = Settings {
             control_namespace: "hawser".into(),
             trust_domain: "cluster.local".into(),

@@ -194,7 +194,7 @@ pub const CHECKS: &[Check] = &[
         stage: Stage::Installed,
         title: "the issuer is within its validity",
         severity: Severity::Error,
-        hint: "the identity role renews it: `kubectl logs` of its pod tells why it has not",
+        hint: "the identity role renews its own, and the log of its pod tells why it has not; an external one is for its keeper to renew (`hawser trust status`)",
         verdict: trust::issuer_is_valid,
     },
     Check {
@@ -203,7 +203,7 @@ pub const CHECKS: &[Check] = &[
         stage: Stage::Installed,
         title: "the issuer is renewed in time",
         severity: Severity::Warning,
-        hint: "the identity role renews it: `kubectl logs` of its pod tells why it has not",
+        hint: "the identity role renews its own, and the log of its pod tells why it has not; an external one is for its keeper to renew (`hawser trust status`)",
         verdict: trust::issuer_is_renewed,
     },
     Check {

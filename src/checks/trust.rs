@@ -14,7 +14,7 @@ use crate::manifest::names;
 use crate::manifest::values::Values;
 use crate::pki::{Bundle, Certificate};
 
-/// How long before the end of an anchor everyone should know: every meshed pod must have been restarted by then.
+/// How long before the end of an anchor everyone should know: who brought it may need weeks for another, and its own rotation has failed for long.
 const ANCHORS_LEFT_MIN: Duration = Duration::from_secs(60 * 86_400);
 /// The value of [`names::COMPONENT`] on the identity role's pods.
 const IDENTITY_COMPONENT: &str = "identity";
@@ -92,7 +92,7 @@ pub(super) fn issuer_is_valid(snapshot: &Snapshot) -> Verdict {
         let Some(issuer) = issuer(snapshot)? else { return Ok(Verdict::Skipped) };
         let now = snapshot.now;
         let verdict = if now > issuer.not_after() {
-            Verdict::failed(format!("{} has expired", issuer.subject()))
+            Verdict::failed(format!("{} has expired{}", issuer.subject(), whose_to_renew(snapshot)?))
         } else if now < issuer.not_before() {
             Verdict::failed(format!("{} is not valid yet", issuer.subject()))
         } else {
@@ -106,11 +106,9 @@ pub(super) fn issuer_is_renewed(snapshot: &Snapshot) -> Verdict {
     judge(|| {
         let Some(issuer) = issuer(snapshot)? else { return Ok(Verdict::Skipped) };
         Ok(match renewal(&issuer, snapshot.now) {
-            Verdict::Failed(mut late) if issuer_is_external(snapshot)? => {
-                let say = |line: String| {
-                    format!("{line}; it was brought, and hawser does not renew it: whoever brought it must")
-                };
-                late.lines = late.lines.into_iter().map(say).collect();
+            Verdict::Failed(mut late) => {
+                let whose = whose_to_renew(snapshot)?;
+                late.lines.iter_mut().for_each(|line| line.push_str(&whose));
                 Verdict::Failed(late)
             }
             verdict => verdict,
@@ -130,11 +128,21 @@ pub(super) fn identity_is_untroubled(snapshot: &Snapshot) -> Verdict {
     })
 }
 
-/// Whether the installation says that somebody else keeps the issuer.
-fn issuer_is_external(snapshot: &Snapshot) -> Result<bool, &Unread> {
+/// What is to be added to the end of an issuer, where somebody else keeps it: by the installation, or by what the identity role found in its Secret.
+fn whose_to_renew(snapshot: &Snapshot) -> Result<String, &Unread> {
     let config = snapshot.config_map(names::CONFIG_MAP)?;
     let values = config.and_then(|map| map.data.as_ref()?.get("values")).and_then(|text| Values::read(text).ok());
-    Ok(values.is_some_and(|values| values.identity.issuer.external))
+    let mut told = snapshot.signing.values().filter_map(|told| told.as_ref().ok()?.as_ref()?.issuer.as_ref());
+    let keeper = told.find_map(|issuer| issuer.keeper.as_ref());
+    let is_external = keeper.is_some() || values.is_some_and(|values| values.identity.issuer.external);
+    if !is_external {
+        return Ok(String::new());
+    }
+    let keeper = keeper.map(|keeper| format!(" ({keeper})")).unwrap_or_default();
+    Ok(format!(
+        "; it is external, and hawser does not renew it: whoever keeps secret {} must{keeper}",
+        names::ISSUER_SECRET
+    ))
 }
 
 /// Whether a certificate that should have been renewed long ago has been.
@@ -203,7 +211,7 @@ mod tests {
     use super::*;
     use crate::checks::leaf::tests::{DAY, now};
     use crate::checks::tests::{config_map, fails, forbidden, healthy, is_unknown, passes};
-    use crate::pki::IdentityTold;
+    use crate::pki::{IdentityTold, IssuerTold, Keeper};
 
     fn without_bundle() -> Snapshot {
         let mut snapshot = healthy();
@@ -269,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_that_was_brought_is_said_to_be_others_to_renew() {
+    fn an_external_issuer_is_said_to_be_others_to_renew_by_the_values_or_by_its_secret() {
         let mut snapshot = healthy();
         let mut values = Values::default();
         values.identity.issuer.external = true;
@@ -277,9 +285,16 @@ mod tests {
         snapshot.config_maps.as_mut().unwrap()[0] = config;
         assert!(passes(issuer_is_renewed, &snapshot));
         snapshot.now = now() + 80 * DAY;
-        assert!(fails(issuer_is_renewed, &snapshot)[0].ends_with("hawser does not renew it: whoever brought it must"));
-        let own = Snapshot { now: snapshot.now, ..healthy() };
-        assert!(!fails(issuer_is_renewed, &own)[0].contains("brought"));
+        assert!(fails(issuer_is_renewed, &snapshot)[0].ends_with("whoever keeps secret hawser-identity-issuer must"));
+        let mut own = Snapshot { now: snapshot.now, ..healthy() };
+        assert!(!fails(issuer_is_renewed, &own)[0].contains("external"));
+        let keeper = Keeper { secret_type: "kubernetes.io/tls".into(), written_by: Some("cert-manager".into()) };
+        let issuer = IssuerTold { subject: "CN=i".into(), serial: "1".into(), expires_at: 1, keeper: Some(keeper) };
+        let told = IdentityTold { issuer: Some(issuer), trouble: None };
+        own.signing = [("hawser-identity-1".to_owned(), Ok(Some(told)))].into();
+        own.now = now() + 91 * DAY;
+        let said = &fails(issuer_is_valid, &own)[0];
+        assert!(said.ends_with("must (a secret of type kubernetes.io/tls, last written by cert-manager)"), "{said}");
     }
 
     #[test]

@@ -21,9 +21,9 @@ use super::{Global, Outcome, output};
 use crate::checks::{Fact, Unread};
 use crate::cluster::client;
 use crate::cluster::snapshot::{self, Scope};
-use crate::manifest::names::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, CONFIG_MAP, REQUEST_KEY, ROTATION_KEY};
+use crate::manifest::names::{BUNDLE_CONFIG_MAP, BUNDLE_KEY, CONFIG_MAP, ISSUER_SECRET, REQUEST_KEY, ROTATION_KEY};
 use crate::manifest::values::Values;
-use crate::pki::{Bundle, IdentityTold, Phase, Request, Rotation, parse_duration};
+use crate::pki::{Bundle, IdentityTold, Keeper, Phase, Request, Rotation, parse_duration};
 
 /// How often `--watch` looks.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
@@ -113,6 +113,10 @@ struct Issuer {
     serial: String,
     expires_at: String,
     days_left: i64,
+    /// Whether somebody else renews it: hawser renews neither it nor the anchor above it.
+    external: bool,
+    /// Who that is, as far as its Secret says.
+    keeper: Option<Keeper>,
 }
 
 #[derive(Debug, Eq, PartialEq, Serialize)]
@@ -248,8 +252,10 @@ fn shown(
         }
     }
     let issuer_end = issuer.as_ref().map(|issuer| SystemTime::UNIX_EPOCH + Duration::from_secs(issuer.expires_at));
-    let leaf = values.and_then(|values| data(values, "values")).and_then(|text| Values::read(text).ok());
-    let leaf = leaf.and_then(|values| parse_duration(&values.identity.issuer.issuance_lifetime).ok());
+    let values = values.and_then(|values| data(values, "values")).and_then(|text| Values::read(text).ok());
+    let of_issuer = values.map(|values| values.identity.issuer);
+    let is_external = of_issuer.as_ref().is_some_and(|values| values.external);
+    let leaf = of_issuer.and_then(|values| parse_duration(&values.issuance_lifetime).ok());
     let last_anchor = bundle.anchors().iter().map(crate::pki::Certificate::not_after).max();
     let end = |what, seconds_left| End { what, days_left: seconds_left / DAY_SECONDS, seconds_left };
     let ends = [
@@ -265,6 +271,8 @@ fn shown(
             serial: issuer.serial,
             expires_at: output::instant(at),
             days_left: left(at) / DAY_SECONDS,
+            external: is_external || issuer.keeper.is_some(),
+            keeper: issuer.keeper,
         }),
         trouble,
         rotation: rotation(found)?,
@@ -285,11 +293,18 @@ fn text(shown: &Shown) -> String {
     }
     let mut lines = vec![output::text(&mut table)];
     lines.push(match &shown.issuer {
-        Some(Issuer { subject, serial, expires_at, days_left }) => {
+        Some(Issuer { subject, serial, expires_at, days_left, .. }) => {
             format!("issuer: {subject} (serial {serial}) until {expires_at}, {days_left} days left")
         }
         None => "issuer: not known".into(),
     });
+    if let Some(issuer) = shown.issuer.as_ref().filter(|issuer| issuer.external) {
+        let keeper = issuer.keeper.as_ref().map(|keeper| format!(" ({keeper})")).unwrap_or_default();
+        lines.push(format!(
+            "  it is external: hawser renews neither it nor the anchor above it. It ends in {} days, unless whoever keeps secret {ISSUER_SECRET} renews it{keeper}",
+            issuer.days_left,
+        ));
+    }
     lines.extend(shown.trouble.iter().map(|trouble| format!("trouble: {trouble}")));
     if let Some(request) = &shown.request {
         lines.push(format!("asked for: {request}"));
@@ -362,7 +377,7 @@ mod tests {
     fn says_what_would_end_when_if_nothing_renewed_and_what_has_ended() {
         let values = Values::default().to_yaml();
         let values = ConfigMap { data: Some([("values".to_owned(), values)].into()), ..ConfigMap::default() };
-        let issuer = pki::IssuerTold { subject: "CN=i".into(), serial: "1".into(), expires_at: 90 * 86_400 };
+        let issuer = issuer(None);
         let told = || {
             BTreeMap::from([(
                 "hawser-identity-1".to_owned(),
@@ -375,6 +390,39 @@ mod tests {
         assert_eq!(left, [("certificates of pods", 1), ("issuer", 90), ("trust anchor", 3652)]);
         let old = text(&at(SystemTime::UNIX_EPOCH + Duration::from_secs(91 * 86_400)));
         assert!(old.contains("the issuer has ended, trust anchor within 3561d0h\n"), "{old}");
+    }
+
+    fn issuer(keeper: Option<Keeper>) -> pki::IssuerTold {
+        pki::IssuerTold { subject: "CN=i".into(), serial: "1".into(), expires_at: 90 * 86_400, keeper }
+    }
+
+    #[test]
+    fn an_external_issuer_is_said_to_be_for_others_to_renew_and_our_own_is_not() {
+        let mut external = Values::default();
+        external.identity.issuer.external = true;
+        let keeper = Keeper { secret_type: "kubernetes.io/tls".into(), written_by: Some("cert-manager".into()) };
+        for (values, keeper, said) in [
+            (Values::default(), None, None),
+            (external, None, Some("whoever keeps secret hawser-identity-issuer renews it\n")),
+            (
+                Values::default(),
+                Some(keeper),
+                Some("(a secret of type kubernetes.io/tls, last written by cert-manager)\n"),
+            ),
+        ] {
+            let values =
+                ConfigMap { data: Some([("values".to_owned(), values.to_yaml())].into()), ..ConfigMap::default() };
+            let told = IdentityTold { issuer: Some(issuer(keeper)), trouble: None };
+            let told = BTreeMap::from([("hawser-identity-1".to_owned(), Ok(Some(told)))]);
+            let shown = shown(&config_map(&[]), Some(&values), told, SystemTime::UNIX_EPOCH).unwrap();
+            let text = text(&shown);
+            assert_eq!(shown.issuer.unwrap().external, said.is_some());
+            assert_eq!(
+                text.contains("hawser renews neither it nor the anchor above it. It ends in 90 days"),
+                said.is_some()
+            );
+            assert!(said.is_none_or(|said| text.contains(said)), "{text}");
+        }
     }
 
     #[test]

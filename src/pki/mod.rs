@@ -30,4 +30,4 @@ pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};
 pub use lifetimes::{InvalidLifetimes, Lifetime, Lifetimes, parse_duration};
 pub use rotation::{EXPIRE_MARGIN, PUBLISH_MIN, Phase, Request, Rotation};
-pub use told::{AnchorTold, IdentityTold, IssuerTold, LeafTold, ProxyTold, seconds};
+pub use told::{AnchorTold, IdentityTold, IssuerTold, Keeper, LeafTold, ProxyTold, seconds};

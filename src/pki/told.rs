@@ -1,6 +1,7 @@
 //! What those who believe and sign tell about it on `/trust` of their admin ports: the same words for who writes and who reads.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,25 @@ pub struct IssuerTold {
     pub serial: String,
     /// When the first certificate of its chain ends.
     pub expires_at: u64,
+    /// Who keeps it instead, where it is not the mesh's own to renew, nor the anchor above it to rotate.
+    #[serde(default)]
+    pub keeper: Option<Keeper>,
+}
+
+/// What the Secret of an issuer that was brought says of whoever keeps it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Keeper {
+    /// Such as `kubernetes.io/tls`.
+    pub secret_type: String,
+    /// Who wrote the key last, as the API server calls them.
+    pub written_by: Option<String>,
+}
+
+impl fmt::Display for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a secret of type {}", self.secret_type)?;
+        self.written_by.as_ref().map_or(Ok(()), |written_by| write!(f, ", last written by {written_by}"))
+    }
 }
 
 impl ProxyTold {

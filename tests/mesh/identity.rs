@@ -78,7 +78,7 @@ impl Identity {
         let anchor = Anchor::create(TRUST_DOMAIN, issued_at).unwrap();
         let issuer = anchor.create_issuer(TRUST_DOMAIN, issued_at).unwrap();
         let bundle = Bundle::parse_pem(&anchor.certificate().to_pem()).unwrap();
-        let signing = watch::Sender::new(Some(Arc::new(Signing { issuer, bundle })));
+        let signing = watch::Sender::new(Some(Arc::new(Signing { issuer, bundle, keeper: None })));
         let settings = Settings {
             control_namespace: "hawser".into(),
             trust_domain: TRUST_DOMAIN.into(),

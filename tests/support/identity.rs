@@ -47,7 +47,11 @@ impl Authority {
         let pem = anchor.certificate().to_pem();
         let bundle = Bundle::parse_pem(&pem).unwrap();
         let told = watch::Sender::new(Some(Arc::new(bundle.clone())));
-        Self { signing: watch::Sender::new(Some(Arc::new(Signing { issuer, bundle }))), told, bundle: pem }
+        Self {
+            signing: watch::Sender::new(Some(Arc::new(Signing { issuer, bundle, keeper: None }))),
+            told,
+            bundle: pem,
+        }
     }
 
     /// Has running proxies believe this, or hear no more.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 
 use crate::cli::{Outcome, output};
 use crate::mesh::identity::is_label;
-use crate::pki::{Created, KeyKind, Wish, create};
+use crate::pki::{Created, KeyKind, Wish, create, parse_duration};
 
 /// The files, by what is in them.
 const ANCHOR: &str = "ca.crt";
@@ -38,10 +38,10 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "KIND", default_value = "p256")]
     key: KeyKind,
     /// How long the anchor is valid
-    #[arg(long, value_name = "DURATION", value_parser = lifetime, default_value = "3652d")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "3652d")]
     anchor_lifetime: Duration,
     /// How long the issuer is valid: nobody renews it but whoever holds the anchor's key
-    #[arg(long, value_name = "DURATION", value_parser = lifetime, default_value = "365d")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "365d")]
     issuer_lifetime: Duration,
     /// Write over files that are there
     #[arg(long)]
@@ -65,16 +65,6 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<Outcome> 
     writeln!(out, "{}  the issuer, until {}", shown(ISSUER), output::instant(created.issuer_not_after))?;
     writeln!(out, "{}  its key", shown(ISSUER_KEY))?;
     Ok(Outcome::Yes)
-}
-
-/// A lifetime in days, such as `90d`, or in hours.
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let (number, hours) = match text.strip_suffix('d') {
-        Some(days) => (days, 24),
-        None => (text.strip_suffix('h').unwrap_or_default(), 1),
-    };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(hours * 3600));
-    seconds.map(Duration::from_secs).ok_or_else(|| "expected a duration in days or hours, such as 90d or 12h".into())
 }
 
 /// All of them or, where one is there already, none.

@@ -20,6 +20,7 @@ use futures_util::StreamExt as _;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::watcher::watch_object;
@@ -39,7 +40,9 @@ use crate::manifest::names::{
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::readiness::BlockReady;
-use crate::pki::{self, Bundle, Certificate, IdentityTold, Issuer, IssuerTold, Lifetimes, NotTrusted, Phase, Rotation};
+use crate::pki::{
+    self, Bundle, Certificate, IdentityTold, Issuer, IssuerTold, Keeper, Lifetimes, NotTrusted, Phase, Rotation,
+};
 use crate::telemetry::error_chain;
 use believers::Wanted;
 pub use plan::{KeyPem, Next, Settings, State, Stored, Trouble, next};
@@ -64,6 +67,8 @@ const SUCCESSOR_NAMES: (&str, &str) = ("successor-crt.pem", "successor-key.pem")
 pub struct Signing {
     pub issuer: Issuer,
     pub bundle: Bundle,
+    /// Who keeps the issuer, where it was brought.
+    pub keeper: Option<Keeper>,
 }
 
 impl Signing {
@@ -83,7 +88,9 @@ impl Signing {
     }
 
     fn is(&self, other: &Self) -> bool {
-        self.issuer.certificate() == other.issuer.certificate() && self.bundle == other.bundle
+        self.issuer.certificate() == other.issuer.certificate()
+            && self.bundle == other.bundle
+            && self.keeper == other.keeper
     }
 }
 
@@ -217,6 +224,7 @@ impl Authority {
                 anchor: key_pem(&anchor, KEY_NAMES.iter()),
                 successor: key_pem(&anchor, std::iter::once(&SUCCESSOR_NAMES)),
                 issuer: key_pem(&issuer, KEY_NAMES.iter()),
+                keeper: keeper(&issuer),
                 bundle: data.get(BUNDLE_KEY).cloned(),
                 rotation: rotation(&data),
                 request: data.get(REQUEST_KEY).filter(|text| !text.is_empty()).cloned(),
@@ -434,6 +442,19 @@ fn key_pem<'n>(secret: &Secret, mut names: impl Iterator<Item = &'n (&'n str, &'
     })
 }
 
+/// Who keeps what is in a Secret: the API server notes who wrote which field.
+fn keeper(secret: &Secret) -> Keeper {
+    let has_key =
+        |fields: &FieldsV1| KEY_NAMES.iter().any(|(_, key)| fields.0["f:data"].get(format!("f:{key}")).is_some());
+    let entries = secret.metadata.managed_fields.iter().flatten();
+    let writers = entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(has_key));
+    let last = writers.max_by(|one, other| one.time.cmp(&other.time));
+    Keeper {
+        secret_type: secret.type_.clone().unwrap_or_else(|| "Opaque".into()),
+        written_by: last.and_then(|last| last.manager.clone()),
+    }
+}
+
 /// Where a rotation stands; a text that nobody can read is no rotation, and is replaced by the next.
 fn rotation(data: &BTreeMap<String, String>) -> Option<Rotation> {
     let text = data.get(ROTATION_KEY).filter(|text| !text.is_empty())?;
@@ -485,6 +506,7 @@ impl Status {
             subject: signing.issuer.certificate().subject().into(),
             serial: signing.issuer.certificate().serial().into(),
             expires_at: pki::seconds(signing.issuer.not_after()),
+            keeper: signing.keeper.clone(),
         });
         IdentityTold { issuer, trouble: self.trouble.borrow().clone() }
     }
@@ -520,5 +542,30 @@ impl Collector for Status {
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wrote_the_key_last_keeps_it_and_not_who_wrote_something_else() {
+        let entry = |manager: &str, time: &str, fields: &str| serde_json::json!({"manager": manager, "time": time, "fieldsV1": {"f:data": {fields: {}}}});
+        let secret = |entries: &[serde_json::Value]| -> Secret {
+            let metadata = serde_json::json!({"managedFields": entries});
+            serde_json::from_value(serde_json::json!({"metadata": metadata, "type": "kubernetes.io/tls"})).unwrap()
+        };
+        let found = keeper(&secret(&[
+            entry("kubectl-patch", "2026-01-01T00:00:00Z", "f:tls.key"),
+            entry("cert-manager", "2026-01-02T00:00:00Z", "f:tls.key"),
+            entry("trust-manager", "2026-01-03T00:00:00Z", "f:ca.crt"),
+        ]));
+        assert_eq!(
+            (found.secret_type.as_str(), found.written_by.as_deref()),
+            ("kubernetes.io/tls", Some("cert-manager"))
+        );
+        assert_eq!(keeper(&secret(&[])).written_by, None);
+        assert_eq!(keeper(&Secret::default()).secret_type, "Opaque");
     }
 }

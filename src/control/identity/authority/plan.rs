@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::Signing;
 use crate::manifest::names::{ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, ISSUER_SECRET};
 use crate::pki::{
-    Anchor, Bundle, CannotSign, Certificate, EXPIRE_MARGIN, InvalidBundle, InvalidIssuer, Issuer, Lifetimes,
+    Anchor, Bundle, CannotSign, Certificate, EXPIRE_MARGIN, InvalidBundle, InvalidIssuer, Issuer, Keeper, Lifetimes,
     PUBLISH_MIN, Phase, Request, Rotation,
 };
 
@@ -34,6 +34,8 @@ pub struct Stored {
     /// The other anchor, during a rotation.
     pub successor: Option<KeyPem>,
     pub issuer: Option<KeyPem>,
+    /// Who keeps the issuer, where it is not the mesh's own.
+    pub keeper: Keeper,
     pub bundle: Option<String>,
     pub rotation: Option<Rotation>,
     pub request: Option<String>,
@@ -149,11 +151,13 @@ pub fn next(stored: &Stored, settings: &Settings, now: SystemTime) -> Result<Nex
                 "the key of the anchor is not in the cluster: rotate it where it is kept",
             ));
         }
-        return ready(issuer, bundle, now);
+        return ready(issuer, bundle, Some(stored.keeper.clone()), now);
     };
     // Whoever brought an issuer renews it, and its anchor.
     let anchors: Vec<&Anchor> = std::iter::once(&anchor).chain(&successor).collect();
-    if let Some(issuer) = issuer.as_ref().filter(|issuer| !anchors.iter().any(|anchor| anchor.signed(issuer))) {
+    let brought = issuer.as_ref().filter(|issuer| !anchors.iter().any(|anchor| anchor.signed(issuer)));
+    let keeper = brought.map(|_| stored.keeper.clone());
+    if let Some(issuer) = brought {
         if stored.request.is_some() {
             return Ok(refuse(stored, &bundle, "the issuer was brought, and is not the mesh's own to replace"));
         }
@@ -178,12 +182,12 @@ pub fn next(stored: &Stored, settings: &Settings, now: SystemTime) -> Result<Nex
             return Ok(Next::WriteIssuer { issuer, is_asked: false });
         }
     }
-    ready(issuer.ok_or(Trouble::AnchorGone)?, bundle, now)
+    ready(issuer.ok_or(Trouble::AnchorGone)?, bundle, keeper, now)
 }
 
-fn ready(issuer: Issuer, bundle: Bundle, now: SystemTime) -> Result<Next, Trouble> {
+fn ready(issuer: Issuer, bundle: Bundle, keeper: Option<Keeper>, now: SystemTime) -> Result<Next, Trouble> {
     issuer.validate(&bundle, now).map_err(Trouble::Issuer)?;
-    Ok(Next::Ready(Box::new(Signing { issuer, bundle })))
+    Ok(Next::Ready(Box::new(Signing { issuer, bundle, keeper })))
 }
 
 /// The anchor whose issuer signs: the new one, once every proxy believes it.
@@ -456,7 +460,7 @@ mod tests {
         let mut stored = Stored::default();
         let (signing, steps) = stored.settle(now());
         assert_eq!(steps, 3);
-        assert_eq!(signing.bundle.anchors().len(), 1);
+        assert_eq!((signing.bundle.anchors().len(), &signing.keeper), (1, &None));
         let (again, steps) = stored.settle(now());
         assert_eq!(steps, 0);
         assert!(again.is(&signing));
@@ -498,7 +502,7 @@ mod tests {
         let mut stored =
             Stored { issuer: Some(of(&issuer)), bundle: Some(anchor.certificate().to_pem()), ..Stored::default() };
         let (signing, steps) = stored.settle(now() + 80 * DAY);
-        assert_eq!(steps, 0);
+        assert_eq!((steps, signing.keeper.is_some()), (0, true));
         assert_eq!(signing.issuer.certificate(), issuer.certificate());
         let ended = next(&stored, &settings(), now() + 91 * DAY);
         assert!(matches!(ended, Err(Trouble::Issuer(InvalidIssuer::NotTrusted(_)))), "{ended:?}");
