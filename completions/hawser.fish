@@ -413,7 +413,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -l verbose -d 'Log what is being done, to standard error'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -s h -l help -d 'Print help'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -s V -l version -d 'Print version'
-complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "http" -d 'An HTTP/1.1 server that answers with the request it got, as JSON'
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "http" -d 'An HTTP server that answers with the request it got, as JSON'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "grpc" -d 'A gRPC server that repeats what it is told'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "smtp" -d 'A server that speaks first: it greets, then answers line by line'
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from sample" -f -a "load" -d 'Calls a server at a steady rate, and counts'

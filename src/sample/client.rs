@@ -1,4 +1,4 @@
-//! The sample's client: calls an `http://`, `grpc://` or `smtp://` URL once, or at a steady rate, and counts.
+//! The sample's client: calls an `http://`, `h2c://`, `grpc://` or `smtp://` URL once, or at a steady rate, and counts.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ::http::{HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
 use anyhow::Context as _;
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::time::{self, Instant, MissedTickBehavior};
 
-use super::{grpc, http as http1, smtp};
+use super::{grpc, http, smtp};
 use crate::net::drain::{self, Drain};
 use crate::net::serve;
 
@@ -33,7 +33,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Whom to call, and how.
 #[derive(Clone, Debug, clap::Args)]
 struct Call {
-    /// `http://HOST:PORT/PATH`, `grpc://HOST:PORT` or `smtp://HOST:PORT`
+    /// `http://HOST:PORT/PATH`, the same over HTTP/2 as `h2c://HOST:PORT/PATH`, `grpc://HOST:PORT` or `smtp://HOST:PORT`
     url: Url,
     /// What to send: an HTTP body, a gRPC text, a line
     #[arg(long, default_value = "")]
@@ -111,10 +111,10 @@ pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
     drain.spawn(serve::serve(report, super::CONNECTIONS_MAX, drain.clone(), move |stream, _peer| {
         let counters = reported.clone();
         async move {
-            let service = service_fn(|request: http::Request<Incoming>| {
+            let service = service_fn(|request: Request<Incoming>| {
                 // Probes cross the network; what was answered is for those who ask for it.
                 let body = if request.uri().path() == "/healthz" { "ok\n".into() } else { json(&counters) };
-                async move { Ok::<_, Infallible>(http1::response(StatusCode::OK, body)) }
+                async move { Ok::<_, Infallible>(http::response(StatusCode::OK, body)) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .keep_alive(false)
@@ -202,7 +202,7 @@ struct Connection {
 
 enum Client {
     Grpc(grpc::Client),
-    Http(http1::Client),
+    Http(http::Client),
     Smtp(smtp::Client),
 }
 
@@ -211,7 +211,8 @@ impl Call {
         let authority = &self.url.authority;
         let client = match self.url.scheme {
             Scheme::Grpc => Client::Grpc(grpc::Client::connect(authority).await?),
-            Scheme::Http => Client::Http(http1::Client::connect(authority).await?),
+            Scheme::H2c => Client::Http(http::Client::connect(authority, Version::HTTP_2).await?),
+            Scheme::Http => Client::Http(http::Client::connect(authority, Version::HTTP_11).await?),
             Scheme::Smtp => Client::Smtp(smtp::Client::connect(authority).await?),
         };
         Ok(Connection { call: self, client })
@@ -236,6 +237,7 @@ impl Connection {
 #[derive(Clone, Copy, Debug)]
 enum Scheme {
     Grpc,
+    H2c,
     Http,
     Smtp,
 }
@@ -256,9 +258,10 @@ impl FromStr for Url {
         let uri: Uri = text.parse()?;
         let scheme = match uri.scheme_str() {
             Some("grpc") => Scheme::Grpc,
+            Some("h2c") => Scheme::H2c,
             Some("http") => Scheme::Http,
             Some("smtp") => Scheme::Smtp,
-            _ => anyhow::bail!("the scheme is not http, grpc or smtp"),
+            _ => anyhow::bail!("the scheme is not http, h2c, grpc or smtp"),
         };
         let authority = uri.authority().context("no host")?;
         let authority = match (authority.port_u16(), scheme) {

@@ -1,4 +1,4 @@
-//! The sample's HTTP/1.1 server and client.
+//! The sample's HTTP server and client, of HTTP/1.1 and HTTP/2.
 //!
 //! `/` answers with what it got, as JSON ([`Echo`]); `/healthz` is for probes; `/slow?ms=N` answers late;
 //! `/stream?chunks=N&ms=M` sends a chunk every M ms; `/status/N` answers with that status.
@@ -11,13 +11,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,6 +33,7 @@ struct Echo {
     server: String,
     /// The address the connection came from, as the app sees it.
     peer: SocketAddr,
+    version: String,
     method: String,
     uri: String,
     headers: BTreeMap<String, Vec<String>>,
@@ -43,16 +45,16 @@ pub(super) fn serve(listener: TcpListener, name: String, drain: &Drain) {
     drain.spawn(serve::serve(listener, super::CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
         let (name, drain) = (name.clone(), draining.clone());
         async move {
-            let service = service_fn(|request| answer(&name, peer, request));
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = drain.serve(connection).await {
+            let service = service_fn(move |request| answer(name.clone(), peer, request));
+            let builder = auto::Builder::new(TokioExecutor::new());
+            if let Err(error) = drain.serve(builder.serve_connection(TokioIo::new(stream), service)).await {
                 tracing::info!(%peer, %error, "a connection ended badly");
             }
         }
     }));
 }
 
-async fn answer(name: &str, peer: SocketAddr, request: Request<Incoming>) -> hyper::Result<Response<Body>> {
+async fn answer(name: String, peer: SocketAddr, request: Request<Incoming>) -> hyper::Result<Response<Body>> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let path = head.uri.path();
@@ -78,8 +80,9 @@ async fn answer(name: &str, peer: SocketAddr, request: Request<Incoming>) -> hyp
         _ => {
             tokio::time::sleep(pause).await;
             let echo = Echo {
-                server: name.into(),
+                server: name,
                 peer,
+                version: format!("{:?}", head.version),
                 method: head.method.to_string(),
                 uri: head.uri.to_string(),
                 headers: text_of(&head.headers),
@@ -108,22 +111,25 @@ pub(super) fn response(status: StatusCode, body: impl Into<Bytes>) -> Response<B
     response
 }
 
-/// One HTTP/1.1 connection to a server.
-pub(super) struct Client {
-    sender: SendRequest<Full<Bytes>>,
+/// One connection to a server.
+pub(super) enum Client {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Client {
-    pub(super) async fn connect(authority: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(authority).await.context("cannot connect")?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot start HTTP")?;
-        super::client::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended badly");
-            }
-        });
-        Ok(Self { sender })
+    pub(super) async fn connect(authority: &str, version: Version) -> anyhow::Result<Self> {
+        let stream = TokioIo::new(TcpStream::connect(authority).await.context("cannot connect")?);
+        Ok(if version == Version::HTTP_2 {
+            let (sender, connection) =
+                http2::handshake(TokioExecutor::new(), stream).await.context("cannot start HTTP/2")?;
+            super::client::spawn(ended(connection));
+            Self::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(stream).await.context("cannot start HTTP")?;
+            super::client::spawn(ended(connection));
+            Self::Http1(sender)
+        })
     }
 
     /// Sends one request and reads all of the answer; any status but 2xx is a failure.
@@ -133,20 +139,35 @@ impl Client {
         headers: &[(HeaderName, HeaderValue)],
         payload: &str,
     ) -> anyhow::Result<String> {
-        self.sender.ready().await.context("the connection has ended")?;
         let method = if payload.is_empty() { "GET" } else { "POST" };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let host = uri.authority().map_or("", |authority| authority.as_str());
-        let mut request = Request::builder().method(method).uri(path).header(http::header::HOST, host);
+        let mut request = Request::builder().method(method);
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(Bytes::copy_from_slice(payload.as_bytes())))?;
-        let response = self.sender.send_request(request).await.context("cannot send the request")?;
+        let body = Full::new(Bytes::copy_from_slice(payload.as_bytes()));
+        let response = match self {
+            Self::Http1(sender) => {
+                sender.ready().await.context("the connection has ended")?;
+                sender.send_request(request.uri(path).header(http::header::HOST, host).body(body)?).await
+            }
+            Self::Http2(sender) => {
+                sender.ready().await.context("the connection has ended")?;
+                sender.send_request(request.uri(format!("http://{host}{path}")).body(body)?).await
+            }
+        };
+        let response = response.context("cannot send the request")?;
         let status = response.status();
         let body = response.into_body().collect().await.context("cannot read the answer")?.to_bytes();
         let body = String::from_utf8_lossy(&body).into_owned();
         anyhow::ensure!(status.is_success(), "status {status}: {}", body.trim_end());
         Ok(body)
+    }
+}
+
+async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection ended badly");
     }
 }

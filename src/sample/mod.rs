@@ -1,7 +1,7 @@
 //! `hawser run sample <what>`: small servers and clients, which the demo and the cluster tests run in pods.
 //!
 //! They are in the product's binary because a cluster without a registry then needs no other image. Three protocols, one file
-//! each: HTTP/1.1, gRPC, and one in which the server speaks first. [`client`] calls any of them by URL, once or at a steady
+//! each: HTTP, gRPC, and one in which the server speaks first. [`client`] calls any of them by URL, once or at a steady
 //! rate; what it counts can be read over HTTP. Nothing here knows the mesh: a sample is what an app would be.
 //!
 //! Start at [`run`].
@@ -35,7 +35,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// An HTTP/1.1 server that answers with the request it got, as JSON
+    /// An HTTP server that answers with the request it got, as JSON
     Http(Server),
     /// A gRPC server that repeats what it is told
     Grpc(Server),

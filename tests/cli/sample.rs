@@ -20,10 +20,13 @@ fn once(url: &str, more: &[&str]) -> Value {
 fn an_http_server_tells_the_request_it_got() {
     let (_server, address) = serve("http");
     let echo = once(&format!("http://{address}/a?b"), &["--header", "x-colour: red", "--payload", "hello"]);
-    assert_eq!(echo["server"], "me");
+    assert_eq!((&echo["server"], &echo["version"]), (&"me".into(), &"HTTP/1.1".into()));
     assert_eq!(echo["uri"], "/a?b");
     assert_eq!(echo["headers"]["x-colour"][0], "red");
     assert_eq!(echo["body"], "hello");
+    let echo = once(&format!("h2c://{address}/a?b"), &["--header", "x-colour: red", "--payload", "hello"]);
+    assert_eq!((&echo["version"], &echo["method"]), (&"HTTP/2.0".into(), &"POST".into()));
+    assert_eq!((&echo["headers"]["x-colour"][0], &echo["body"]), (&"red".into(), &"hello".into()));
 }
 
 #[test]

@@ -97,10 +97,23 @@ fn deleting_a_meshed_pod_takes_well_under_its_grace_period() {
 fn a_rollout_under_traffic_fails_no_call() {
     let mesh = mesh();
     let namespace = mesh.meshed("rollout");
-    let url = namespace.url("http", "server", 8080);
-    let [_, client] = namespace.start([App::http("server").rolling(), App::load("client", &url, &["--rate", "20"])]);
-    let before = client.settled();
-    namespace.restart(["server"]);
-    let after = client.after_calls(40);
-    assert_eq!(after.failures, before.failures, "{after:?}");
+    let of = |scheme, path| namespace.url(scheme, "server", 8080) + path;
+    let calls = namespace.url("grpc", "calls", 9090);
+    // Long enough to come in several frames, and short enough to be kept while it may have to be sent again.
+    let body = "0123456789abcdef".repeat(2048);
+    let load = |name, url: &str, more: &[&str]| App::load(name, url, &[&["--rate", "20"], more].concat());
+    let [_, _, clients @ ..] = namespace.start([
+        App::http("server").rolling(),
+        App::grpc("calls").rolling(),
+        load("gets", &of("http", "/"), &[]),
+        load("posts", &of("h2c", "/"), &["--payload", &body]),
+        load("unary", &calls, &["--payload", &body]),
+        load("streams", &calls, &["--payload", "tick", "--stream", "5"]),
+    ]);
+    let before = clients.each_ref().map(|client| client.settled());
+    namespace.restart(["server", "calls"]);
+    for (client, before) in clients.iter().zip(before) {
+        let after = client.after_calls(40);
+        assert_eq!(after.failures, before.failures, "{client}: {after:?}");
+    }
 }
