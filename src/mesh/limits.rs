@@ -153,6 +153,10 @@ impl FromStr for Statuses {
 }
 
 impl Codes {
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     pub fn contains(self, code: u16) -> bool {
         code < 32 && self.0 & (1 << code) != 0
     }

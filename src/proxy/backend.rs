@@ -33,19 +33,20 @@ pub use queue::{Queue, Queues};
 pub use tries::Retried;
 
 use super::balance::{Balancer, Ewma, Pick};
-use super::client::http::{Answered, Client};
+use super::client::http::Client;
 use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::Endpoints;
+use super::http::peek::Beginning;
 use super::http::repeat::{self, Again, Unserved};
 use super::http::{Body, grpc_status, outcome};
-use super::metrics::Started;
+use super::metrics::{Outcome, Started};
 use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
 use crate::mesh::limits::{Accrual, Limits};
 use crate::mesh::{Endpoint, Protocol};
 use crate::net::fair;
 use crate::wire::destination::Update;
-use attempt::Broken;
+use attempt::{Broken, Head};
 use queue::Place;
 use tries::Tries;
 
@@ -120,12 +121,21 @@ struct State {
 #[derive(Debug)]
 pub struct Answer {
     pub response: Response<Incoming>,
+    /// What has been read of its body.
+    pub beginning: Option<Box<Beginning>>,
     pub started: Started,
     /// Where the answer comes from.
     pub client: Arc<Client>,
     pub pick: Option<Pick<Client>>,
     /// Since when the request has been there in full, where its limits need to know.
     pub whole_at: Option<Instant>,
+}
+
+impl Answer {
+    /// What became of a call, as far as that is known yet.
+    pub fn grpc_status(&self) -> Option<u16> {
+        call_status(&self.response, self.beginning.as_deref())
+    }
 }
 
 /// A connection to carry bytes, and the endpoint it counts for.
@@ -230,6 +240,7 @@ impl Backend {
         let is_told = self.is_forward();
         let (mut request, again) =
             if is_told && limits.retry.is_none() { (request, None) } else { repeat::keep(request) };
+        let judges_calls = again.is_some() && limits.retry.as_ref().is_some_and(|retry| !retry.codes.is_empty());
         let mut tries = Tries::new(self.queues.http.failfast);
         let mut avoided = None;
         loop {
@@ -242,26 +253,29 @@ impl Backend {
             let judge = pick.as_ref().and_then(Pick::judge);
             let sent = {
                 // Pinned where it is: moved, it would take its considerable place twice.
-                let sending = pin!(client.send(request));
+                let sending = pin!(attempt::send(&client, request, judges_calls));
                 attempt::within(limits, again.as_ref(), sending).await
             };
             let (unserved, error) = match sent {
-                Ok((Answered { response, mut started }, whole_at)) => {
+                Ok(Head { response, beginning, mut started, whole_at }) => {
                     started.judged_by(judge);
                     let unserved = Unserved::of(&response).filter(|unserved| !is_told && tries.may_follow(*unserved));
                     if let Some(unserved) = unserved.and(again.as_ref()).and_then(Again::request) {
                         started.end(&outcome(&response));
                         (unserved, Arc::new(unserved_by(&client, &response)))
                     } else {
-                        let (status, grpc_status) = (response.status().as_u16(), grpc_status(response.headers()));
-                        let wanted = limits.retry.as_ref().filter(|retry| retry.is_wanted(status, grpc_status));
+                        let grpc_status = call_status(&response, beginning.as_deref());
+                        let wanted = limits
+                            .retry
+                            .as_ref()
+                            .filter(|retry| retry.is_wanted(response.status().as_u16(), grpc_status));
                         let Some(next) = retried.next(wanted, again.as_ref()).await else {
                             if let Some(pick) = &pick {
                                 pick.observe(sent_at.elapsed(), std::time::Instant::now());
                             }
-                            return Ok(Answer { response, started, client, pick, whole_at });
+                            return Ok(Answer { response, beginning, started, client, pick, whole_at });
                         };
-                        started.end(&outcome(&response));
+                        started.end(&Outcome { grpc_status, ..outcome(&response) });
                         (request, avoided) = (next, Some(address));
                         continue;
                     }
@@ -436,6 +450,10 @@ fn require(required: &str, client: &Client) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::IdentityRequired { required: required.into(), address: client.endpoint.address, server })
+}
+
+fn call_status<B>(response: &Response<B>, beginning: Option<&Beginning>) -> Option<u16> {
+    grpc_status(response.headers()).or(beginning.and_then(|beginning| beginning.grpc_status))
 }
 
 impl Balance {

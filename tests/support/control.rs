@@ -281,11 +281,16 @@ pub(crate) fn opaque(authority: &str, filters: Vec<policy::opaque_route::Filter>
 
 /// The policy of a service whose routes are of gRPC.
 pub(crate) fn grpc(authority: &str) -> OutboundPolicy {
+    grpc_retrying(authority, None)
+}
+
+/// The same, where calls are asked again.
+pub(crate) fn grpc_retrying(authority: &str, retry: Option<policy::grpc_route::Retry>) -> OutboundPolicy {
     use policy::grpc_route::{Distribution, RouteBackend, Rule, distribution};
     let backend = RouteBackend { backend: Some(balancer(authority)), ..RouteBackend::default() };
     let first = distribution::FirstAvailable { backends: vec![backend] };
     let backends = Some(Distribution { kind: Some(distribution::Kind::FirstAvailable(first)) });
-    let rules = vec![Rule { backends, ..Rule::default() }];
+    let rules = vec![Rule { backends, retry, ..Rule::default() }];
     let routes = vec![policy::GrpcRoute { metadata: metadata(), rules, ..policy::GrpcRoute::default() }];
     of_kind(proxy_protocol::Kind::Grpc(proxy_protocol::Grpc { routes, failure_accrual: None }))
 }

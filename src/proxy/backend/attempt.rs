@@ -6,15 +6,18 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use http::Request;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Error;
 use crate::mesh::limits::{Limits, Retry, Timeouts};
 use crate::proxy::client;
-use crate::proxy::client::http::{Answered, Failed};
+use crate::proxy::client::http::{Answered, Client, Failed};
+use crate::proxy::http::peek::{self, Beginning};
 use crate::proxy::http::repeat::Again;
 use crate::proxy::http::{Body, Late, reset};
+use crate::proxy::metrics::Started;
 
 /// How often it is looked whether a request has been sent in full, in parts of the limit that counts from then.
 const LOOKS: u32 = 8;
@@ -22,8 +25,15 @@ const LOOKS: u32 = 8;
 const BAD_GATEWAY: u16 = 502;
 const UNAVAILABLE: u16 = 14;
 
-/// The head of a response, and since when the request has been there in full, where the limits need to know.
-pub(super) type Head = (Answered, Option<Instant>);
+/// A response, as far as it has been read.
+pub(super) struct Head {
+    pub response: Response<Incoming>,
+    /// What has been read of its body.
+    pub beginning: Option<Box<Beginning>>,
+    pub started: Started,
+    /// Since when the request has been there in full, where the limits need to know.
+    pub whole_at: Option<Instant>,
+}
 
 /// Why an attempt brought no response.
 pub(super) enum Broken {
@@ -88,16 +98,27 @@ impl From<Failed> for Broken {
     }
 }
 
+/// Sends a request, and waits for the head of its response; where calls are judged, for what says how a call ended too.
+pub(super) async fn send(client: &Arc<Client>, request: Request<Body>, judges_calls: bool) -> Result<Head, Failed> {
+    let Answered { mut response, started } = client.send(request).await?;
+    let beginning = if judges_calls && peek::has_status_at_end(&response) {
+        Some(Box::new(peek::peek(response.body_mut()).await))
+    } else {
+        None
+    };
+    Ok(Head { response, beginning, started, whole_at: None })
+}
+
 /// Waits for the head of a response within the limits of one attempt.
 pub(super) async fn within(
     limits: &Limits,
     again: Option<&Again>,
-    sent: Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
+    sent: Pin<&mut impl Future<Output = Result<Head, Failed>>>,
 ) -> Result<Head, Broken> {
     let Timeouts { request: _, response, idle } = limits.timeouts;
     let attempt = limits.retry.as_ref().and_then(|retry| retry.timeout);
     if (response, idle, attempt) == (None, None, None) {
-        return Ok((sent.await?, None));
+        return Ok(sent.await?);
     }
     let whole_at = OnceLock::new();
     let answered_late = async {
@@ -124,7 +145,7 @@ pub(super) async fn within(
         // A quick server answers before anybody has looked.
         sent = sent => {
             let has_passed = || again.is_none_or(Again::has_passed).then(Instant::now);
-            Ok((sent?, whole_at.get().copied().or_else(has_passed)))
+            Ok(Head { whole_at: whole_at.get().copied().or_else(has_passed), ..sent? })
         }
         late = answered_late => Err(Broken::Begun(Begun::Late { late, may_retry: false })),
         () = given_up => Err(Broken::Begun(Begun::Late { late: Late::Response, may_retry: true })),

@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::peek::Beginning;
 use super::repeat::Recorded;
 use crate::proxy::access_log::Entry;
 use crate::proxy::metrics::{Outcome, Started};
@@ -112,6 +113,8 @@ enum Source {
     #[default]
     None,
     Incoming(Incoming),
+    /// Of which the beginning has been read already.
+    Peeked(Box<Beginning>, Incoming),
     Recorded(Recorded),
 }
 
@@ -145,8 +148,18 @@ impl fmt::Debug for Kept {
 }
 
 impl Body {
+    /// A response's.
     pub fn streamed(incoming: Incoming, ends: Ends) -> Self {
-        let mut body = Self { source: Source::Incoming(incoming), ends: Some(ends), clock: None };
+        Self::observed(Source::Incoming(incoming), ends)
+    }
+
+    /// A response's, of which the beginning has been read.
+    pub fn peeked(beginning: Box<Beginning>, rest: Incoming, ends: Ends) -> Self {
+        Self::observed(Source::Peeked(beginning, rest), ends)
+    }
+
+    fn observed(source: Source, ends: Ends) -> Self {
+        let mut body = Self { source, ends: Some(ends), clock: None };
         if http_body::Body::is_end_stream(&body) {
             body.end(None);
         }
@@ -173,7 +186,7 @@ impl Body {
     pub(super) fn into_incoming(mut self) -> Option<Incoming> {
         match std::mem::take(&mut self.source) {
             Source::Incoming(incoming) => Some(incoming),
-            Source::None | Source::Recorded(_) => None,
+            Source::None | Source::Peeked(..) | Source::Recorded(_) => None,
         }
     }
 
@@ -218,6 +231,10 @@ impl http_body::Body for Body {
         let frame = match &mut this.source {
             Source::None => return Poll::Ready(None),
             Source::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Source::Peeked(beginning, rest) => match beginning.next() {
+                Some(frame) => Poll::Ready(Some(frame)),
+                None => Pin::new(rest).poll_frame(cx),
+            },
             // A request's: nobody waits for its end.
             Source::Recorded(recorded) => {
                 return Pin::new(recorded).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Broken::from)));
@@ -261,6 +278,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::None => true,
             Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Peeked(beginning, rest) => beginning.is_over() && rest.is_end_stream(),
             Source::Recorded(recorded) => recorded.is_end_stream(),
         }
     }
@@ -269,6 +287,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::None => SizeHint::with_exact(0),
             Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Peeked(beginning, rest) => beginning.size_hint(rest),
             Source::Recorded(recorded) => recorded.size_hint(),
         }
     }

@@ -162,7 +162,7 @@ impl Session {
                 },
             }
         };
-        limits::count(&self.outbound.metrics, rule, &retried, answered.as_ref().ok().map(|answer| &answer.response));
+        limits::count(&self.outbound.metrics, rule, &retried, answered.as_ref().ok());
         let mut answer = match answered {
             Ok(answer) => answer,
             Err(failed) => {
@@ -215,7 +215,7 @@ impl Session {
 
     /// Goes on with what the two ends have switched to.
     fn switch(&self, answer: Answer, app: OnUpgrade, asked: Asked, place: OwnedSemaphorePermit) -> Response<Body> {
-        let Answer { mut response, started, client: _, pick, whole_at: _ } = answer;
+        let Answer { mut response, beginning: _, started, client: _, pick, whole_at: _ } = answer;
         let server = hyper::upgrade::on(&mut response);
         let open = response.extensions_mut().remove::<Upgraded>();
         let drain = self.outbound.drain.clone();
@@ -329,7 +329,7 @@ fn of_backend(error: &backend::Error) -> (StatusCode, &'static str) {
 
 /// The server's response, whose end is the request's outcome.
 fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Response<Body> {
-    let Answer { response, started, client, pick, whole_at: _ } = answer;
+    let Answer { response, beginning, started, client, pick, whole_at: _ } = answer;
     // Until the body has passed, the request is under way, and counts as load on its endpoint.
     let mut held = Some((place, client, pick));
     let ends = Ends {
@@ -340,7 +340,10 @@ fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Respons
         access: None,
         kept: Kept::until(move |_| drop(held.take())),
     };
-    response.map(|incoming| Body::streamed(incoming, ends))
+    response.map(|incoming| match beginning {
+        None => Body::streamed(incoming, ends),
+        Some(beginning) => Body::peeked(beginning, incoming, ends),
+    })
 }
 
 /// Does what the filters say, in their order; what is to be done to the response comes into `edits`.

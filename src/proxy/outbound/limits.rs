@@ -7,13 +7,13 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use crate::mesh::limits::{Codes, Limits, Retry, Statuses, Timeouts, duration};
-use crate::proxy::backend::Retried;
+use crate::proxy::backend::{Answer, Retried};
 use crate::proxy::discovery::plan::HttpRule;
-use crate::proxy::http::{Late, Time, grpc_status};
+use crate::proxy::http::{Late, Time};
 use crate::proxy::metrics::{Event, Metrics};
 
 const TIMEOUT: HeaderName = HeaderName::from_static("l5d-timeout");
@@ -72,7 +72,7 @@ pub(super) fn time(timeouts: &Timeouts, began_at: Instant, whole_at: Option<Inst
 }
 
 /// Counts what came of the retries of a request.
-pub(super) fn count<B>(metrics: &Metrics, rule: &HttpRule, retried: &Retried, response: Option<&Response<B>>) {
+pub(super) fn count(metrics: &Metrics, rule: &HttpRule, retried: &Retried, answer: Option<&Answer>) {
     if retried.requests == 0 && !retried.is_limit_exceeded && !retried.has_overflowed {
         return;
     }
@@ -92,8 +92,8 @@ pub(super) fn count<B>(metrics: &Metrics, rule: &HttpRule, retried: &Retried, re
     };
     let count = |event| rule.retries.tally.count_plain(metrics, event);
     (0..retried.requests).for_each(|_| count(requests));
-    let is_success = response.is_some_and(|response| {
-        response.status().as_u16() < 500 && grpc_status(response.headers()).is_none_or(|code| code == 0)
+    let is_success = answer.is_some_and(|answer| {
+        answer.response.status().as_u16() < 500 && answer.grpc_status().is_none_or(|code| code == 0)
     });
     if retried.requests > 0 && is_success && !retried.is_limit_exceeded {
         count(successes);

@@ -5,12 +5,13 @@ use std::time::Duration;
 use hawser::proxy::backend::Queue;
 use hawser::wire::http_route::Timeouts;
 use hawser::wire::outbound::http_route::{Retry, retry};
-use hawser::wire::outbound::{ExponentialBackoff, FailureAccrual, failure_accrual};
+use hawser::wire::outbound::{ExponentialBackoff, FailureAccrual, failure_accrual, grpc_route};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::world::{AUTHORITY, App, Peer, Pki, Pod, SERVICE, Seen, WEB};
 use super::{SOON, call, world};
-use crate::support::control::{Control, detect, detect_accruing, detect_with};
+use crate::support::control::{Control, detect, detect_accruing, detect_with, grpc_retrying};
 use crate::support::eventually;
 
 /// Short, for tests that wait for it.
@@ -107,6 +108,41 @@ async fn what_policy_has_asked_again_is_asked_again_with_its_body() {
             other => Err(other),
         }
     });
+}
+
+/// Retries of calls that end with UNAVAILABLE, so many.
+fn call_retries(max_retries: u32) -> grpc_route::Retry {
+    let conditions = grpc_route::retry::Conditions { unavailable: true, ..Default::default() };
+    let Retry { max_request_bytes, backoff, .. } = retries(0);
+    grpc_route::Retry { max_retries, max_request_bytes, conditions: Some(conditions), timeout: None, backoff }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_judged_by_the_status_that_comes_after_its_message() {
+    for (code, asked) in [("14", 3), ("5", 1)] {
+        let (_pki, control, pod, mut peer) = world(App::FailingCalls(code.parse().unwrap(), 2)).await;
+        control.policy(SERVICE, grpc_retrying(AUTHORITY, Some(call_retries(2))));
+        let answer = call(&pod).await.into_body().collect().await.unwrap();
+        let status = answer.trailers().unwrap()["grpc-status"].to_str().unwrap().to_owned();
+        assert_eq!(status, if asked == 1 { code } else { "0" }, "what is not named is passed on");
+        assert_eq!(answer.to_bytes(), "message", "the body is what one server said");
+        peer.next().await;
+        for _ in 0..asked {
+            assert!(matches!(peer.next().await, Seen::Request { .. }));
+        }
+        assert!(peer.seen.try_recv().is_err(), "code {code}: asked more than {asked} times");
+        let counted = |name: &str| pod.metric(&format!("outbound_grpc_route_retry_{name}_total"), &[]);
+        assert_eq!((counted("requests"), counted("limit_exceeded")), (f64::from(asked - 1), 0.0), "code {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_streams_is_passed_on_with_its_first_message_though_it_may_be_asked_again() {
+    let (_pki, control, pod, _peer) = world(App::Stalling).await;
+    control.policy(SERVICE, grpc_retrying(AUTHORITY, Some(call_retries(2))));
+    let mut answer = call(&pod).await.into_body();
+    let first = tokio::time::timeout(SOON, answer.frame()).await.expect("the message is held back");
+    assert_eq!(first.unwrap().unwrap().into_data().unwrap(), "begun");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,20 +98,25 @@ impl Pod {
     }
 
     pub(crate) fn start_with(pki: &Pki, control: &Control, failfast: Duration, detect_timeout: Duration) -> Self {
-        Self::start_as(pki, control, Queue { capacity: 10_000, failfast }, detect_timeout, false)
+        let queue = Queue { capacity: 10_000, failfast };
+        Self::start_as(pki, control, queue, |options| options.detect_timeout = detect_timeout)
     }
 
     pub(crate) fn start_queued(pki: &Pki, control: &Control, queue: Queue) -> Self {
-        Self::start_as(pki, control, queue, Duration::from_secs(10), false)
+        Self::start_as(pki, control, queue, |_| ())
+    }
+
+    /// A pod whose settings are other than usual.
+    pub(crate) fn changed(pki: &Pki, control: &Control, change: impl FnOnce(&mut outbound::Options)) -> Self {
+        Self::start_as(pki, control, Queue { capacity: 10_000, failfast: FAILFAST }, change)
     }
 
     /// A pod whose app is an ingress.
     pub(crate) fn ingress(pki: &Pki, control: &Control) -> Self {
-        let queue = Queue { capacity: 10_000, failfast: FAILFAST };
-        Self::start_as(pki, control, queue, Duration::from_secs(10), true)
+        Self::changed(pki, control, |options| options.is_ingress = true)
     }
 
-    fn start_as(pki: &Pki, control: &Control, queue: Queue, detect_timeout: Duration, is_ingress: bool) -> Self {
+    fn start_as(pki: &Pki, control: &Control, queue: Queue, change: impl FnOnce(&mut outbound::Options)) -> Self {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
         let tls = pki.tls(CLIENT);
         let address: ControlAddr = control.address.to_string().parse().unwrap();
@@ -141,13 +146,14 @@ impl Pod {
             cluster_patience: Duration::from_secs(2),
         };
         let discovery = Discovery::new(channel.clone(), channel, settings, connector);
-        let options = outbound::Options {
-            detect_timeout,
+        let mut options = outbound::Options {
+            detect_timeout: Duration::from_secs(10),
             requests_max: 100,
             keep_alive: (Duration::ZERO, Duration::ZERO),
             tells_why: true,
-            is_ingress,
+            is_ingress: false,
         };
+        change(&mut options);
         let outbound = Arc::new(Outbound::new(discovery, metrics.clone(), drain.clone(), options));
         Self { outbound, connections, metrics, drain }
     }
@@ -218,6 +224,8 @@ pub(crate) enum App {
     Unserved(&'static str),
     /// Answers this to so many requests, then 200 with what it was sent.
     Failing(u16, usize),
+    /// Ends so many calls with this code, after a message; then it is as [`App::Grpc`], and content.
+    FailingCalls(u16, usize),
     /// Hears a request and says nothing.
     Silent,
     /// Begins a response and does not go on.
@@ -264,7 +272,7 @@ impl Peer {
                     let is_http1 = match header.protocol {
                         hawser::mesh::Protocol::Http1 => true,
                         hawser::mesh::Protocol::Http2 => false,
-                        hawser::mesh::Protocol::Opaque => !matches!(app, App::Grpc),
+                        hawser::mesh::Protocol::Opaque => !matches!(app, App::Grpc | App::FailingCalls(..)),
                     };
                     let _ = tell.send(Seen::Header(header, client));
                     serve(failed, stream, app, is_http1, tell).await;
@@ -355,7 +363,7 @@ async fn serve(
             return;
         }
         App::Http(name) => name,
-        App::Grpc | App::Unserved(_) | App::Failing(..) | App::Silent | App::Stalling => "",
+        App::Grpc | App::Unserved(_) | App::Failing(..) | App::FailingCalls(..) | App::Silent | App::Stalling => "",
     };
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (tell, failed) = (tell.clone(), failed.clone());
@@ -375,14 +383,18 @@ async fn serve(
             } else if let App::Stalling = app {
                 let some = tokio_stream::once(Ok(Frame::data(Bytes::from_static(b"begun"))));
                 let stream = tokio_stream::StreamExt::chain(some, tokio_stream::pending());
-                Response::new(http_body_util::BodyExt::boxed(StreamBody::new(stream)))
+                let body = http_body_util::BodyExt::boxed(StreamBody::new(stream));
+                Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+            } else if let App::FailingCalls(code, times) = app {
+                let failed = failed.fetch_add(1, Ordering::Relaxed) < times;
+                call(request, if failed { code } else { 0 })
             } else if let App::Unserved(why) = app {
                 let empty = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
                 Response::builder().status(502).header("hawser-unserved", why).body(empty).unwrap()
             } else if request.headers().contains_key("upgrade") {
                 upgrade(&mut request)
             } else if name.is_empty() {
-                call(request)
+                call(request, 7)
             } else {
                 let response = Response::builder().header("l5d-proxy-error", "of the peer").header("x-app", name);
                 let response = match request.headers().get("l5d-orig-proto") {
@@ -403,10 +415,9 @@ async fn serve(
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-/// A gRPC response: what was sent comes back, with a status in the trailers.
-fn call(request: Request<Incoming>) -> Response<Body> {
-    let trailers =
-        HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("7"))]);
+/// A gRPC response: what was sent comes back, with this status in the trailers.
+fn call(request: Request<Incoming>, code: u16) -> Response<Body> {
+    let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from(code))]);
     let body = request.into_body().map_frame(|frame| frame);
     let end = StreamBody::new(tokio_stream::once(Ok(Frame::trailers(trailers))));
     let frames = tokio_stream::StreamExt::chain(http_body_util::BodyStream::new(body), end);
