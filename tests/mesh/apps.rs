@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hawser::net::drain::Drain;
@@ -42,6 +43,19 @@ where
         }
     });
     address
+}
+
+/// Where connecting takes forever: nobody accepts, and the kernel has no place for more who wait. So it is for as long as the rest is kept.
+pub(super) async fn deaf() -> (SocketAddr, (socket2::Socket, Vec<TcpStream>)) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut held = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
+        held.push(stream);
+    }
+    (address, (listener, held))
 }
 
 /// Frames of a body, as given.

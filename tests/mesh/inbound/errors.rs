@@ -105,6 +105,11 @@ async fn what_fails_says_whose_fault_it_is_to_peers_and_ends_the_connection() {
         Expected { what: "an app that hangs up", status: 502, code: "14", why: "the app at 127.0.0.1:", closes: true };
     refused(&pod, broken, &expected).await;
 
+    let (silent, _held) = apps::deaf().await;
+    let why = "connecting to the app at 127.0.0.1:";
+    let expected = Expected { what: "an app that accepts nobody", status: 504, code: "4", why, closes: true };
+    refused(&pod, silent, &expected).await;
+
     let full = Pod::changed(|options| options.in_flight_max = 0);
     let why = "the proxy of the server has too many requests under way";
     let app = apps::http1().await;

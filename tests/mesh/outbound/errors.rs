@@ -107,6 +107,18 @@ async fn each_failure_has_its_status_and_names_what_was_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_may_be_under_way_are_turned_away_and_counted() {
+    let (pki, control) = (Pki::new(), Control::start());
+    let web = Peer::start(pki.tls(WEB), App::Http("web")).await;
+    control.policy(SERVICE, detect(AUTHORITY));
+    control.add(AUTHORITY, vec![web.endpoint(80, WEB)]);
+    let pod = Pod::changed(&pki, &control, |options| options.requests_max = 0);
+    let why = ["the proxy of the client has too many requests under way"];
+    refused(&pod, SERVICE, "", Expected { status: 503, code: "14", why: &why, closes: true }).await;
+    assert_eq!(pod.metric("outbound_http_errors_total", &["error=\"loadshed\""]), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_required_identity_that_the_server_has_not_is_a_502_and_the_right_one_none() {
     let (pki, control) = (Pki::new(), Control::start());
     let web = Peer::start(pki.tls(WEB), App::Http("web")).await;
