@@ -10,7 +10,7 @@ musl := $(shell uname -m)-unknown-linux-musl
 binary := $(target_dir)/$(musl)/release/hawser
 # Says what a stage is, and how long it took.
 stage := tests/stage
-scripts := .ci/run tests/deps tests/dist tests/fuzz tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
+scripts := .ci/run .cargo/musl-ld benches/proxy-functions tests/deps tests/dist tests/fuzz tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
 	tests/kubernetes/build tests/kubernetes/cluster tests/kubernetes/smoke
 
 .PHONY: help
@@ -66,11 +66,15 @@ test-cluster: ## the proofs: an installed mesh on a real Kubernetes (TEST=name r
 
 .PHONY: bench-mesh
 bench-mesh: build ## what a pair of proxies costs per request, beside nothing between the same apps (needs root; ARGS="--help" lists options)
-	HAWSER=$(abspath $(binary)) cargo bench --locked --bench mesh -- $(ARGS)
+	ulimit -n 65536 && HAWSER=$(abspath $(binary)) cargo bench --locked --bench mesh -- $(ARGS) # files: for --idle 10000
 
 .PHONY: bench-issuance
 bench-issuance: ## what a certificate costs the identity role, part by part, beside a bare signature (ARGS="--help" lists options)
 	cargo bench --locked --bench issuance -- $(ARGS)
+
+.PHONY: proxy-functions
+proxy-functions: ## list anew the functions that a proxy runs, for the linker to put side by side: when dependencies have changed much (needs root and valgrind)
+	benches/proxy-functions
 
 .PHONY: ci
 ci: ## what continuous integration runs
