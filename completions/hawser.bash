@@ -1287,7 +1287,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__install)
-            opts="-f -n -o -L -h -V --ha --values --set --namespace --image --identity-trust-domain --cluster-domain --controller-replicas --controller-log-level --identity-issuance-lifetime --identity-clock-skew-allowance --output --apply --wait --ignore-cluster --identity-trust-anchors-file --identity-trust-anchors-key-file --identity-issuer-certificate-file --identity-issuer-key-file --identity-external-issuer --proxy-image --image-pull-policy --proxy-log-level --proxy-cpu-request --proxy-cpu-limit --proxy-memory-request --proxy-memory-limit --proxy-uid --proxy-gid --inbound-port --outbound-port --admin-port --control-port --skip-inbound-ports --skip-outbound-ports --opaque-ports --default-inbound-policy --require-identity-on-inbound-ports --enable-external-profiles --native-sidecar --wait-before-exit-seconds --shutdown-grace-period --access-log --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-f -n -o -L -h -V --ha --values --set --namespace --image --identity-trust-domain --cluster-domain --controller-replicas --controller-log-level --identity-issuance-lifetime --identity-clock-skew-allowance --output --apply --wait --ignore-cluster --identity-trust-anchors-file --identity-trust-anchors-key-file --identity-issuer-certificate-file --identity-issuer-key-file --identity-key-passphrase-file --identity-external-issuer --proxy-image --image-pull-policy --proxy-log-level --proxy-cpu-request --proxy-cpu-limit --proxy-memory-request --proxy-memory-limit --proxy-uid --proxy-gid --inbound-port --outbound-port --admin-port --control-port --skip-inbound-ports --skip-outbound-ports --opaque-ports --default-inbound-policy --require-identity-on-inbound-ports --enable-external-profiles --native-sidecar --wait-before-exit-seconds --shutdown-grace-period --access-log --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1366,6 +1366,10 @@ _hawser() {
                     return 0
                     ;;
                 --identity-issuer-key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --identity-key-passphrase-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -3047,7 +3051,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__trust__subcmd__create)
-            opts="-o -L -h -V --output --identity-trust-domain --key --anchor-lifetime --issuer-lifetime --force --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-o -L -h -V --output --identity-trust-domain --key --anchor-lifetime --issuer-lifetime --key-passphrase-file --force --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3074,6 +3078,10 @@ _hawser() {
                     return 0
                     ;;
                 --issuer-lifetime)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-passphrase-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

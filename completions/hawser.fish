@@ -175,6 +175,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-trust
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-trust-anchors-key-file -d 'The key of the trust anchor, so that hawser makes and renews issuers and rotates the anchor itself; with --apply' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-issuer-certificate-file -d 'The issuer\'s certificate and those between it and an anchor, as PEM; with --apply' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-issuer-key-file -d 'The issuer\'s key' -r -F
+complete -c hawser -n "__fish_hawser_using_subcommand install" -l identity-key-passphrase-file -d 'The passphrase of keys that are encrypted, in the first line of this file; - asks for it, or reads standard input' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l proxy-image -d 'The proxy\'s image, instead of hawser\'s own' -r
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l image-pull-policy -d 'When to pull images: Always, IfNotPresent or Never' -r
 complete -c hawser -n "__fish_hawser_using_subcommand install" -l proxy-log-level -d 'What proxies log, as an env-filter' -r
@@ -463,6 +464,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_sub
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l key -d 'The kind of both keys: p256 or p384' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l anchor-lifetime -d 'How long the anchor is valid' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l issuer-lifetime -d 'How long the issuer is valid: nobody renews it but whoever holds the anchor\'s key' -r
+complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l key-passphrase-file -d 'Encrypt both keys (PKCS #8, as OpenSSL does) with the passphrase in the first line of this file; - asks for it, or reads standard input' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -s L -l hawser-namespace -l linkerd-namespace -d 'The namespace of the control plane' -r
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l kubeconfig -d 'The kubeconfig file, instead of the usual ones' -r -F
 complete -c hawser -n "__fish_hawser_using_subcommand trust; and __fish_seen_subcommand_from create" -l context -d 'The kubeconfig context to use' -r

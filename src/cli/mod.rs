@@ -12,6 +12,7 @@ mod inject;
 mod install;
 mod manifests;
 pub mod output;
+mod passphrase;
 mod proxy_flags;
 pub mod run;
 mod trust;

@@ -36,6 +36,13 @@ pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Asks a person for what nobody should see.
+pub fn ask_secret(what: &str) -> std::io::Result<String> {
+    let terminal = console::Term::stderr();
+    write!(std::io::stderr().lock(), "{what}: ")?;
+    terminal.read_secure_line()
+}
+
 fn is_broken_pipe(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

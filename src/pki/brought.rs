@@ -223,7 +223,11 @@ fn signs(issuer: &Issuer, bundle: &Bundle, trust_domain: &str, now: SystemTime) 
     let leaf = probe().map_err(|error| refused(error.into()))?;
     bundle.verify(&leaf.certificate, &leaf.intermediates, now).map_err(|error| {
         refused(match error {
-            NotTrusted::Chain { reason: webpki::Error::UnknownIssuer, .. } => Refused::UnknownIssuer,
+            // An anchor of the same name, whose key is another, is no more its anchor.
+            NotTrusted::Chain {
+                reason: webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey,
+                ..
+            } => Refused::UnknownIssuer,
             NotTrusted::Chain { reason: webpki::Error::PathLenConstraintViolated, .. } => Refused::PathLength,
             NotTrusted::Chain { reason: webpki::Error::NameConstraintViolation, .. } => {
                 Refused::NameConstraints(trust_domain.into())

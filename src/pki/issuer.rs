@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::bundle::{Bundle, NotTrusted};
 use super::certificate::{Certificate, InvalidCertificate};
 use super::csr::Csr;
+use super::encrypted;
 use super::leaf_key::{LeafKey, NoKey, common_name, dns_name};
 use super::lifetimes::{BACKDATED, Lifetimes};
 use crate::mesh::Identity;
@@ -72,6 +73,8 @@ pub enum InvalidIssuer {
     ChainTooLong,
     #[error("cannot read the issuer's key: expected PEM of an EC or RSA key (SEC 1, PKCS #1 or PKCS #8)")]
     Key,
+    #[error("the key is encrypted, and nobody is there to give its passphrase: `openssl pkcs8 -in KEY` decrypts it")]
+    KeyEncrypted,
     #[error("the issuer's key is not that of its certificate")]
     KeyMismatch,
     #[error("the certificate of {0} is not that of a certificate authority (CA:TRUE)")]
@@ -271,6 +274,9 @@ impl Authority {
     fn new(certificate: Certificate, key: &str) -> Result<Self, InvalidIssuer> {
         if !certificate.is_ca() {
             return Err(InvalidIssuer::NotAnAuthority(certificate.subject().into()));
+        }
+        if encrypted::is_encrypted(key) {
+            return Err(InvalidIssuer::KeyEncrypted);
         }
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| InvalidIssuer::Key)?;
         let key = KeyPair::try_from(&key).map_err(|_| InvalidIssuer::Key)?;

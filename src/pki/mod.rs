@@ -14,6 +14,7 @@ mod bundle;
 mod certificate;
 mod create;
 mod csr;
+pub mod encrypted;
 mod issuer;
 mod leaf_key;
 mod lifetimes;

@@ -239,6 +239,29 @@ fn refuses_files_that_do_not_fit_before_it_asks_a_cluster() {
 }
 
 #[test]
+fn an_encrypted_key_is_read_with_its_passphrase_and_refused_without() {
+    let (files, others) = (tempfile::tempdir().unwrap(), Files::make("cluster.local"));
+    for (name, passphrase) in [("right", "correct horse\n"), ("wrong", "battery staple\n")] {
+        std::fs::write(files.path().join(name), passphrase).unwrap();
+    }
+    let path = |name: &str| files.path().join(name).display().to_string();
+    Hawser::new(["trust", "create", "-o", &path(""), "--key-passphrase-file", &path("right")]).succeeds();
+    let files = Files(files);
+    let passphrase = |file: &str| files.flag("--identity-key-passphrase-file", file).to_vec();
+    // There is no cluster; what is good otherwise is refused for the anchors, which are those of others.
+    let flags = [others.anchors(), files.issuer(), vec!["--apply".to_owned()]].concat();
+    for (more, reason) in [
+        (vec![], "issuer.key` is encrypted: --identity-key-passphrase-file"),
+        (passphrase("wrong"), "the passphrase is not that of the key"),
+        (passphrase("missing"), "cannot read the passphrase from"),
+        (passphrase("right"), "it does not chain to the trust anchors"),
+    ] {
+        let why = refused(&[flags.clone(), more].concat(), None);
+        assert!(why.contains(reason), "{why}");
+    }
+}
+
+#[test]
 fn an_issuer_in_a_secret_is_judged_before_anything_is_applied() {
     let (files, others) = (Files::make("cluster.local"), Files::make("cluster.local"));
     let base64 = |text: String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use hawser::pki::{Anchor, Bundle, Issuer};
+use hawser::pki::{Anchor, Bundle, Issuer, encrypted};
 
 use crate::support::{Hawser, text};
 
@@ -37,6 +37,32 @@ fn writes_an_anchor_and_an_issuer_that_sign_with_keys_for_their_owner_only() {
 }
 
 #[test]
+fn keys_are_encrypted_where_there_is_a_passphrase_and_nothing_is_written_where_it_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "correct horse\n").unwrap();
+    let made = folder.path().join("made");
+    let told = create(&made, &["--key-passphrase-file", secret.to_str().unwrap()]).succeeds();
+    assert!(!told.contains("correct horse"), "{told}");
+    for (certificate, key) in [("ca.crt", "ca.key"), ("issuer.crt", "issuer.key")] {
+        let key = read(&made, key);
+        assert!(key.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n") && encrypted::is_encrypted(&key));
+        let key = encrypted::decrypt(&key, "correct horse").unwrap();
+        assert!(Anchor::parse_pem(&read(&made, certificate), &key).is_ok());
+    }
+    std::fs::write(&secret, "\nnot on the first line\n").unwrap();
+    let none = folder.path().join("none");
+    for (file, reason) in
+        [(secret.as_path(), "the passphrase is empty"), (none.as_path(), "cannot read the passphrase from")]
+    {
+        let refused = create(&none, &["--key-passphrase-file", file.to_str().unwrap()]).output();
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains(reason), "{}", text(&refused.stderr));
+        assert!(!none.exists());
+    }
+}
+
+#[test]
 fn writes_over_nothing_unless_told_to_and_then_not_through_a_link() {
     let folder = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
@@ -60,6 +86,7 @@ fn refuses_what_makes_no_authority() {
         (&["--anchor-lifetime", "soon"], "expected a duration"),
         (&["--anchor-lifetime", "30d", "--issuer-lifetime", "31d"], "for at least as long"),
         (&["--issuer-lifetime", "0h"], "must be valid for a while"),
+        (&["--anchor-lifetime", "1h30m", "--issuer-lifetime", "91m"], "for at least as long"),
         (&["--anchor-lifetime", "9999999d"], "cannot say when the certificate should end"),
         (&["--identity-trust-domain", "Not A Domain"], "is no trust domain"),
     ] {

@@ -17,10 +17,12 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
+use crate::cli::{output, passphrase};
 use crate::manifest::names::{
     ANCHOR_SECRET, BUNDLE_CONFIG_MAP, BUNDLE_KEY, COMPONENT, CONTROL_PLANE_NS, ISSUER_SECRET, PART_OF, PART_OF_HAWSER,
 };
 use crate::manifest::values::Values;
+use crate::pki::encrypted;
 use crate::pki::{Bundle, Offer, judge, judge_anchors};
 
 /// Whose the brought data is.
@@ -48,6 +50,9 @@ pub(super) struct Args {
     /// The issuer's key
     #[arg(long, value_name = "FILE", requires = "identity_issuer_certificate_file")]
     identity_issuer_key_file: Option<PathBuf>,
+    /// The passphrase of keys that are encrypted, in the first line of this file; - asks for it, or reads standard input
+    #[arg(long, value_name = "FILE")]
+    identity_key_passphrase_file: Option<PathBuf>,
     /// The issuer is in Secret hawser-identity-issuer already, or will be, and whoever put it there renews it (cert-manager, say)
     #[arg(long, conflicts_with = "identity_issuer_certificate_file")]
     identity_external_issuer: bool,
@@ -65,8 +70,12 @@ impl Brought {
     pub(super) fn read(args: &Args, values: &mut Values, applies: bool) -> anyhow::Result<Self> {
         let read = |file: &Option<PathBuf>| file.as_deref().map(read).transpose();
         let anchors = read(&args.identity_trust_anchors_file)?.or_else(|| values.identity_trust_anchors_pem.clone());
-        let anchor_key = read(&args.identity_trust_anchors_key_file)?;
-        let issuer = read(&args.identity_issuer_certificate_file)?.zip(read(&args.identity_issuer_key_file)?);
+        let passphrase = args.identity_key_passphrase_file.as_deref();
+        let passphrase = passphrase.map(|file| passphrase::read(file, false)).transpose()?;
+        let key =
+            |file: &Option<PathBuf>| file.as_deref().map(|file| read_key(file, passphrase.as_deref())).transpose();
+        let anchor_key = key(&args.identity_trust_anchors_key_file)?;
+        let issuer = read(&args.identity_issuer_certificate_file)?.zip(key(&args.identity_issuer_key_file)?);
         values.identity.issuer.external |= args.identity_external_issuer || issuer.is_some();
         let brought = Self { anchors, anchor_key, issuer };
         if (brought.anchor_key.is_some() || brought.issuer.is_some()) && !applies {
@@ -149,6 +158,21 @@ fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))
 }
 
+/// A key as the identity role can use it: whoever may read its Secret may sign, so a passphrase would only have to lie beside it.
+fn read_key(file: &Path, passphrase: Option<&str>) -> anyhow::Result<String> {
+    let key = read(file)?;
+    match passphrase {
+        _ if !encrypted::is_encrypted(&key) => Ok(key),
+        Some(passphrase) => {
+            encrypted::decrypt(&key, passphrase).with_context(|| format!("cannot decrypt `{}`", file.display()))
+        }
+        None => bail!(
+            "`{}` is encrypted: --identity-key-passphrase-file names the file of its passphrase, or - to be asked for it",
+            file.display()
+        ),
+    }
+}
+
 /// The anchors of an issuer that somebody keeps in a Secret, once both are found good.
 fn external(secret: &Secret, values: &Values, now: SystemTime) -> anyhow::Result<String> {
     let text = |key: &str| {
@@ -176,7 +200,7 @@ fn keeps_all(present: &str, anchors: &str) -> anyhow::Result<()> {
         Some(gone) => bail!(
             "proxies believe {} (until {}, SHA-256 {}), which is not among these trust anchors: they would refuse their peers; give both in one file",
             gone.subject(),
-            super::super::output::instant(gone.not_after()),
+            output::instant(gone.not_after()),
             gone.fingerprint(),
         ),
     }
@@ -255,6 +279,9 @@ mod tests {
             format!("{:#}", external(secret, values, SystemTime::now()).unwrap_err())
         };
         assert!(why(&secret(&[]), &Values::default()).contains("holds neither"));
+        let sealed = encrypted::encrypt(&key, "p").unwrap();
+        let sealed = secret(&[("tls.crt", &chain), ("tls.key", &sealed), (CA_KEY, &anchor.certificate().to_pem())]);
+        assert!(why(&sealed, &Values::default()).contains("the key is encrypted, and nobody is there"));
         let bare = secret(&[("tls.crt", &chain), ("tls.key", &key)]);
         assert!(why(&bare, &Values::default()).contains("--identity-trust-anchors-file"));
         let values = |anchor: &Anchor| Values {

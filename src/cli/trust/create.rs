@@ -11,8 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 
-use crate::cli::{Outcome, output};
+use crate::cli::{Outcome, output, passphrase};
 use crate::mesh::identity::is_label;
+use crate::pki::encrypted;
 use crate::pki::{Created, KeyKind, Wish, create, parse_duration};
 
 /// The files, by what is in them.
@@ -23,7 +24,7 @@ const ISSUER_KEY: &str = "issuer.key";
 
 /// Make a trust anchor and an issuer as files, without a cluster
 ///
-/// Writes ca.crt, ca.key, issuer.crt and issuer.key, keys readable by you only and not encrypted. `hawser install --apply` takes them
+/// Writes ca.crt, ca.key, issuer.crt and issuer.key, keys readable by you only, and encrypted where there is a passphrase. `hawser install --apply` takes them
 /// (`--identity-trust-anchors-file` and others). The anchor's key need not be in the cluster, nor on any machine that is connected to one: without it
 /// nobody can make another issuer, and nobody can rotate the anchor either.
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,9 @@ pub(in crate::cli) struct Args {
     /// How long the issuer is valid: nobody renews it but whoever holds the anchor's key
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "365d")]
     issuer_lifetime: Duration,
+    /// Encrypt both keys (PKCS #8, as OpenSSL does) with the passphrase in the first line of this file; - asks for it, or reads standard input
+    #[arg(long, value_name = "FILE")]
+    key_passphrase_file: Option<PathBuf>,
     /// Write over files that are there
     #[arg(long)]
     force: bool,
@@ -57,7 +61,13 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<Outcome> 
         bail!("an issuer must be valid for a while, and its anchor for at least as long");
     }
     let wish = Wish { trust_domain: domain, key: args.key, anchor: args.anchor_lifetime, issuer: args.issuer_lifetime };
-    let created = create(wish, SystemTime::now()).context("cannot make an anchor and an issuer")?;
+    let passphrase = args.key_passphrase_file.as_deref().map(|file| passphrase::read(file, true)).transpose()?;
+    let mut created = create(wish, SystemTime::now()).context("cannot make an anchor and an issuer")?;
+    if let Some(passphrase) = passphrase {
+        for key in [&mut created.anchor_key, &mut created.issuer_key] {
+            *key = encrypted::encrypt(key, &passphrase)?;
+        }
+    }
     write(&args.output, &created, args.force)?;
     let shown = |name: &str| args.output.join(name).display().to_string();
     writeln!(out, "{}  the trust anchor, until {}", shown(ANCHOR), output::instant(created.anchor_not_after))?;
