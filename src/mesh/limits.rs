@@ -37,6 +37,8 @@ pub struct Retry {
     pub max: u32,
     pub statuses: Statuses,
     pub codes: Codes,
+    /// How much of its body may have been sent, in bytes.
+    pub body_max: usize,
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
     pub pauses: Pauses,
@@ -102,7 +104,7 @@ impl Limits {
 impl Retry {
     /// A retry as annotations and headers mean it where they say no more than when.
     pub fn once(statuses: Statuses, codes: Codes) -> Self {
-        Self { max: 1, statuses, codes, timeout: None, pauses: Pauses::OF_RETRIES }
+        Self { max: 1, statuses, codes, body_max: usize::MAX, timeout: None, pauses: Pauses::OF_RETRIES }
     }
 
     /// Whether an answer of `status` is asked for again; with gRPC it is the call's own that counts.

@@ -83,7 +83,7 @@ impl Retried {
             self.is_limit_exceeded = true;
             return None;
         }
-        let Some(next) = again.and_then(Again::request) else {
+        let Some(next) = again.and_then(|again| again.request_within(retry.body_max)) else {
             self.has_overflowed = true;
             return None;
         };

@@ -186,7 +186,8 @@ fn http_retry(said: outbound::http_route::Retry) -> Result<Retry, Invalid> {
             _ => Err(convert::unparsable("statuses of a retry", (range.start, range.end))),
         };
     let statuses = conditions.status_ranges.into_iter().map(range).collect::<Result<_, _>>()?;
-    retry(said.max_retries, Statuses(statuses), Codes::default(), said.timeout, said.backoff)
+    let conditions = (Statuses(statuses), Codes::default());
+    retry(said.max_retries, said.max_request_bytes, conditions, said.timeout, said.backoff)
 }
 
 fn grpc_retry(said: outbound::grpc_route::Retry) -> Result<Retry, Invalid> {
@@ -199,13 +200,14 @@ fn grpc_retry(said: outbound::grpc_route::Retry) -> Result<Retry, Invalid> {
         (conditions.unavailable, 14),
     ];
     let codes = on.into_iter().filter(|(is_on, _)| *is_on).fold(Codes::default(), |codes, (_, code)| codes.with(code));
-    retry(said.max_retries, Statuses::default(), codes, said.timeout, said.backoff)
+    let conditions = (Statuses::default(), codes);
+    retry(said.max_retries, said.max_request_bytes, conditions, said.timeout, said.backoff)
 }
 
 fn retry(
     max: u32,
-    statuses: Statuses,
-    codes: Codes,
+    bytes_max: u32,
+    (statuses, codes): (Statuses, Codes),
     timeout: Option<prost_types::Duration>,
     backoff: Option<outbound::ExponentialBackoff>,
 ) -> Result<Retry, Invalid> {
@@ -213,7 +215,8 @@ fn retry(
         return Err(convert::unparsable("number of retries", max));
     }
     let pauses = backoff.map(pauses).transpose()?.unwrap_or(Pauses::OF_RETRIES);
-    Ok(Retry { max, statuses, codes, timeout: limit(timeout)?, pauses })
+    let body_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    Ok(Retry { max, statuses, codes, body_max, timeout: limit(timeout)?, pauses })
 }
 
 fn pauses(said: outbound::ExponentialBackoff) -> Result<Pauses, Invalid> {

@@ -116,9 +116,13 @@ impl Again {
         };
         Some(head(&self.head, body))
     }
-}
 
-impl Again {
+    /// The same, where no more than so many bytes of the body have passed.
+    pub fn request_within(&self, body_max: usize) -> Option<Request<Body>> {
+        let has_room = |record: &Arc<Mutex<Record<Incoming>>>| lock(record).bytes() <= body_max;
+        self.body.as_ref().is_none_or(has_room).then(|| self.request()).flatten()
+    }
+
     /// Whether all of the body has passed, once.
     pub fn has_passed(&self) -> bool {
         self.body.as_ref().is_none_or(|record| {
@@ -214,6 +218,12 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Recorded<B> {
 }
 
 impl<B> Record<B> {
+    /// The data that is kept.
+    fn bytes(&self) -> usize {
+        let data = |carried: &Carried| if let Carried::Data(data) = carried { data.len() } else { 0 };
+        self.frames.iter().map(data).sum()
+    }
+
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if !self.is_kept {
             return;

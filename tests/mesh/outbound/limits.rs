@@ -155,6 +155,20 @@ async fn the_last_answer_is_passed_on_when_it_may_not_be_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_more_of_a_body_than_policy_allows_is_not_asked_again() {
+    let body = "shoe".len() as u32;
+    for (max_request_bytes, status) in [(body - 1, 503), (body, 200)] {
+        let retry = Retry { max_request_bytes, ..retries(1) };
+        let (_pki, control, pod, _peer) = world(App::Failing(503, 1)).await;
+        control.policy(SERVICE, detect_with(AUTHORITY, |rule| rule.retry = Some(retry.clone())));
+        let response = post(&pod).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{max_request_bytes} bytes: {response}");
+        let overflows = pod.metric("outbound_http_route_retry_overflow_total", &[]);
+        assert_eq!(overflows, if status == 200 { 0.0 } else { 1.0 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_asked_again_that_policy_does_not_name() {
     let (_pki, control, pod, mut peer) = world(App::Failing(500, 1)).await;
     control.policy(SERVICE, detect_with(AUTHORITY, |rule| rule.retry = Some(retries(3))));
