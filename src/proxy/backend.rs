@@ -18,7 +18,7 @@ mod tries;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,14 @@ pub struct Backend {
     /// Ends the tasks of this backend with it.
     stopped: CancellationToken,
     _stop: DropGuard,
+}
+
+/// The endpoints of a backend by whether requests go there now, and how many wait for one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Census {
+    pub ready: usize,
+    pub pending: usize,
+    pub waiting: usize,
 }
 
 #[derive(Debug)]
@@ -198,6 +206,15 @@ impl Backend {
         }
         drop(state);
         balance.changed.send_replace(());
+    }
+
+    /// What a balancer has, for whoever wants to know; none where there is none.
+    pub fn census(&self) -> Option<Census> {
+        let Kind::Balance(balance) = &self.kind else { return None };
+        let state = balance.lock();
+        let ready = state.balancer.ready(std::time::Instant::now());
+        let pending = state.balancer.items().count().saturating_sub(ready);
+        Some(Census { ready, pending, waiting: balance.waiting.load(Ordering::Relaxed) })
     }
 
     /// Notes that a new stream of `Destination.Get` begins: its first message is the whole truth.

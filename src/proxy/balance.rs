@@ -182,7 +182,7 @@ impl<T> Balancer<T> {
     }
 
     /// Endpoints that are in and not at rest.
-    fn ready(&self, now: Instant) -> usize {
+    pub fn ready(&self, now: Instant) -> usize {
         self.members.iter().filter(|member| member.is_in && !member.rests(now)).count()
     }
 

@@ -13,6 +13,7 @@
 //!
 //! Both are counted, in `hawser_outbound_undiscovered_total`. Start at [`Discovery::discover`].
 
+mod balancers;
 pub mod endpoints;
 mod follow;
 mod lookups;
@@ -241,6 +242,8 @@ impl Discovery {
             interrupted,
             undiscovered,
         });
+        let balancers = balancers::Balancers(Arc::downgrade(&shared));
+        shared.connector.metrics.registry().register_collector(Box::new(balancers));
         let sweeping = shared.clone();
         shared.connector.drain.spawn(async move { sweeping.sweep().await });
         Self(shared)

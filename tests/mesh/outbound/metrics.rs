@@ -3,9 +3,10 @@
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::world::{App, Peer, SERVICE, WEB};
+use super::world::{AUTHORITY, App, Peer, SERVICE, WEB};
 use super::{call_on, world};
-use crate::support::control::{detect, grpc, opaque};
+use crate::support::control::{detect, grpc, meshed, opaque};
+use crate::support::free_port;
 use crate::support::metrics::are_golden;
 
 /// A service behind which there is nobody.
@@ -54,4 +55,26 @@ async fn a_request_is_counted_for_its_route_and_its_backend_once() {
         ];
         if counted == [1.0, 1.0, 1.0, 2.0, 2.0] { Ok(()) } else { Err(counted) }
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_s_endpoints_are_told_by_whether_requests_go_there() {
+    let (_pki, control, pod, peer) = world(App::Http("web")).await;
+    assert!(pod.get(SERVICE, "").await.starts_with("HTTP/1.1 200"));
+    let endpoints = |state: &str| {
+        let state = format!("endpoint_state=\"{state}\"");
+        pod.metric("outbound_http_balancer_endpoints", &[&state, "backend_name=\"web\"", "backend_namespace=\"shop\""])
+    };
+    assert_eq!((endpoints("ready"), endpoints("pending")), (1.0, 0.0));
+    // Nobody listens at the other, which is found out by the requests that try it.
+    let away = meshed("127.0.0.1:81".parse().unwrap(), free_port(), WEB);
+    control.add(AUTHORITY, vec![peer.endpoint(5432, WEB), away]);
+    for _ in 0..100 {
+        assert!(pod.get(SERVICE, "").await.starts_with("HTTP/1.1 200"));
+        if endpoints("pending") == 1.0 {
+            break;
+        }
+    }
+    assert_eq!((endpoints("ready"), endpoints("pending")), (1.0, 1.0));
+    assert_eq!(pod.metric("outbound_http_balancer_queue_length", &[]), 0.0);
 }
