@@ -13,6 +13,7 @@ mod app;
 mod body;
 mod heads;
 pub mod host;
+pub mod interim;
 pub mod peek;
 pub mod repeat;
 pub mod server;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
-use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause};
+use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause, interim};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
 use crate::proxy::{orig_proto, respond};
 
@@ -31,6 +31,9 @@ const STREAMS_IDLE_MAX: usize = 64;
 const STREAMS_IDLE: Duration = Duration::from_secs(10);
 /// How often a request is tried on connections that turn out to have ended: once on what was kept, once on a new one.
 const CONNECTIONS_MAX: usize = 2;
+
+type SendHttp1 = interim::Sender<http1::SendRequest<Body>>;
+type SendHttp2 = interim::Sender<http2::SendRequest<Body>>;
 
 /// What reaches one endpoint of one authority.
 #[derive(Debug)]
@@ -58,14 +61,14 @@ enum Http2 {
 
 #[derive(Clone, Debug)]
 struct Shared {
-    sender: http2::SendRequest<Body>,
+    sender: SendHttp2,
     /// Gone with the connection.
     records: Weak<Records>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    sender: SendHttp1,
     records: Weak<Records>,
     since: Instant,
 }
@@ -342,10 +345,11 @@ impl Client {
         if let Some((interval, timeout)) = settings.keepalive {
             builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
         }
+        let (stream, asked) = interim::http2(stream);
         let begun = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
         let records = Arc::new(records);
-        let shared = Shared { sender, records: Arc::downgrade(&records) };
+        let shared = Shared { sender: SendHttp2::new(sender, asked), records: Arc::downgrade(&records) };
         let address = self.endpoint.address;
         self.connector.drain.spawn(async move {
             let ended = connection.await;
@@ -354,8 +358,9 @@ impl Client {
         Ok(shared)
     }
 
-    async fn connect_http1(&self) -> Result<(http1::SendRequest<Body>, Weak<Records>), Error> {
+    async fn connect_http1(&self) -> Result<(SendHttp1, Weak<Records>), Error> {
         let Connection { stream, records, .. } = self.connect(Protocol::Http1).await?;
+        let (stream, asked) = interim::http1(stream);
         let begun = http1::Builder::new().max_header_size(HEADERS_MAX).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
         let records = Arc::new(records);
@@ -366,7 +371,7 @@ impl Client {
             let ended = connection.with_upgrades().await;
             close(records, ended, address);
         });
-        Ok((sender, weak))
+        Ok((SendHttp1::new(sender, asked), weak))
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -381,7 +386,7 @@ impl Client {
     }
 
     /// Keeps a connection once its response has been read.
-    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<Body>, records: Weak<Records>) {
+    fn keep(self: &Arc<Self>, mut sender: SendHttp1, records: Weak<Records>) {
         let client = Arc::downgrade(self);
         let drain = self.connector.drain.clone();
         self.connector.drain.spawn(async move {

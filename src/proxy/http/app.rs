@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::interim;
 use super::repeat::{self, Again, Unserved};
 use super::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
@@ -29,6 +30,9 @@ use crate::net::stream::Stream;
 const IDLE_MAX: usize = 128;
 /// Ports of which connections are kept. A pod has a handful; a peer that names others finds nobody there.
 const PORTS_MAX: usize = 256;
+
+type Http1 = interim::Sender<http1::SendRequest<Body>>;
+type Http2 = interim::Sender<http2::SendRequest<Body>>;
 
 /// How the app is reached.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +59,12 @@ pub struct App {
     options: Options,
     drain: Drain,
     idle: Mutex<Vec<Idle>>,
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
+    shared: tokio::sync::Mutex<Option<Http2>>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    sender: Http1,
     since: Instant,
 }
 
@@ -105,7 +109,7 @@ fn is_unanswered(source: &hyper::Error) -> bool {
 /// A response, and for HTTP/1 the connection that it holds until its end.
 pub struct Answered {
     pub response: Response<Incoming>,
-    pub connection: Option<http1::SendRequest<Body>>,
+    pub connection: Option<Http1>,
 }
 
 impl Apps {
@@ -220,7 +224,7 @@ impl App {
     fn answer(
         &self,
         answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
-        sender: http1::SendRequest<Body>,
+        sender: Http1,
     ) -> Result<Answered, (Error, Option<Box<Request<Body>>>)> {
         match answered {
             Ok(response) => Ok(Answered { response, connection: Some(sender) }),
@@ -232,7 +236,7 @@ impl App {
     }
 
     /// Takes back a connection whose response has ended.
-    pub fn keep(&self, sender: http1::SendRequest<Body>) {
+    pub fn keep(&self, sender: Http1) {
         if sender.is_closed() || self.drain.has_started() {
             return;
         }
@@ -243,7 +247,7 @@ impl App {
     }
 
     /// The latest idle connection: the one that the app is the least likely to be closing.
-    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
+    fn take_idle(&self) -> Option<Http1> {
         let mut idle = self.idle();
         let expired = |idle: &Idle| idle.since.elapsed() >= self.options.idle_timeout;
         while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready() || idle.sender.is_closed()) {
@@ -255,7 +259,8 @@ impl App {
         None
     }
 
-    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<http1::SendRequest<Body>, Error> {
+    async fn begin_http1(&self, stream: Box<dyn Stream>) -> Result<Http1, Error> {
+        let (stream, asked) = interim::http1(stream);
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(HEADERS_MAX)
@@ -267,7 +272,7 @@ impl App {
                 tracing::debug!(%error, "an HTTP/1 connection to the app broke");
             }
         });
-        Ok(sender)
+        Ok(Http1::new(sender, asked))
     }
 
     /// Sends a request of HTTP/2, on `dialled` if that is given and there is no connection yet.
@@ -293,7 +298,7 @@ impl App {
         unreachable!("the second try returns")
     }
 
-    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<http2::SendRequest<Body>, Error> {
+    async fn shared(&self, dialled: Option<Box<dyn Stream>>) -> Result<Http2, Error> {
         let mut shared = self.shared.lock().await;
         if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
@@ -302,6 +307,7 @@ impl App {
             Some(stream) => stream,
             None => Box::new(connect(self.target, self.options.connect_timeout).await?),
         };
+        let (stream, asked) = interim::http2(stream);
         let (sender, connection) = http2::Builder::new(self.drain.clone())
             .timer(TokioTimer::new())
             .max_header_list_size(HEADERS_MAX as u32)
@@ -316,6 +322,7 @@ impl App {
                 tracing::debug!(%error, "an HTTP/2 connection to the app broke");
             }
         });
+        let sender = Http2::new(sender, asked);
         // Once the drain has started nobody takes it out again, and it would hold the drain.
         if !self.drain.has_started() {
             *shared = Some(sender.clone());

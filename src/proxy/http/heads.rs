@@ -112,9 +112,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     }
 }
 
-/// Where a client is within HTTP/2.
+/// Where one end is within what it sends of HTTP/2.
 #[derive(Debug, Default)]
-struct Frames {
+pub(super) struct Frames {
     preface: usize,
     head: [u8; FRAME_HEAD_BYTES],
     head_bytes: usize,
@@ -124,11 +124,18 @@ struct Frames {
     is_settled: bool,
     /// Whether headers have begun and not ended.
     in_headers: bool,
+    /// How often headers have begun.
+    pub headers: u32,
 }
 
 impl Frames {
-    /// Notes what the client sent next; says whether something that has a limit is whole with it.
-    fn see(&mut self, mut bytes: &[u8]) -> bool {
+    /// A server begins with a frame.
+    pub(super) fn of_server() -> Self {
+        Self { preface: PREFACE_BYTES, ..Self::default() }
+    }
+
+    /// Notes what the other end sent next; says whether something that has a limit is whole with it.
+    pub(super) fn see(&mut self, mut bytes: &[u8]) -> bool {
         let mut finished = false;
         let skipped = bytes.len().min(PREFACE_BYTES - self.preface);
         self.preface += skipped;
@@ -145,6 +152,7 @@ impl Frames {
                 let [high, middle, low, kind, ..] = self.head;
                 self.payload = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                 self.in_headers |= kind == HEADERS;
+                self.headers = self.headers.saturating_add(u32::from(kind == HEADERS));
             }
             let skipped = bytes.len().min(self.payload);
             self.payload -= skipped;

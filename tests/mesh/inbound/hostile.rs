@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::world::{CART, Peer, Pod, becomes_true};
-use super::{apps, get, header};
+use super::{apps, get, header, send_http2};
 
 /// What a client that writes this and no more gets back, in whole.
 async fn answer_to(pod: &Pod, app: SocketAddr, said: &[u8]) -> String {
@@ -84,6 +84,66 @@ async fn an_app_hears_of_one_length_only() {
     let endless = post("transfer-encoding: chunked", &format!("fffffffffffffffff\r\n{SMUGGLED}"));
     answer_to(&pod, app, endless.as_bytes()).await;
     assert!(!heard.text().contains("smuggled"), "{}", heard.text());
+}
+
+/// What a server says over and over before it has a response, once it has been asked.
+pub(in crate::mesh) async fn say_interims(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    protocol: Protocol,
+    times: usize,
+) {
+    let (opening, interim, last) = match protocol {
+        Protocol::Http2 => {
+            // `:status`, as HPACK has it.
+            let [interim, last] = [(END_HEADERS, b"\x08\x03103"), (END_HEADERS | END_STREAM, b"\x08\x03200")]
+                .map(|(flags, status)| frame(HEADERS, flags, 1, status));
+            (frame(SETTINGS, 0, 0, b""), interim, last)
+        }
+        _ => {
+            let last = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            (Vec::new(), b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".to_vec(), last.to_vec())
+        }
+    };
+    if stream.write_all(&opening).await.is_err() || stream.flush().await.is_err() {
+        return;
+    }
+    let asked = if protocol == Protocol::Http2 { "\u{1}\u{5}" } else { "\r\n\r\n" };
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains(asked) {
+        if stream.read_buf(&mut heard).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    for _ in 0..times {
+        if stream.write_all(&interim).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.write_all(&last).await;
+    let _ = stream.flush().await;
+    let _ = stream.read_buf(&mut heard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_may_say_a_few_times_that_its_response_is_to_come_and_not_for_ever() {
+    let pod = Pod::start();
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        for (times, status) in [(3, 200), (usize::MAX, 502)] {
+            let app = apps::listen(move |stream| say_interims(stream, protocol, times)).await;
+            let request = Request::get("http://web.shop/").body(Empty::new()).unwrap();
+            let stream = pod.connect(header(app, protocol)).await;
+            if protocol == Protocol::Http2 {
+                let answer = send_http2(stream, request).await.unwrap();
+                assert_eq!(answer.status(), status, "{times} over HTTP/2: {:?}", answer.headers());
+                let why = answer.headers().get("l5d-proxy-error").map(|why| why.to_str().unwrap().to_owned());
+                assert_eq!(why.is_some_and(|why| why.contains("interim responses without end")), status == 502);
+            } else {
+                let answer = get(stream, "").await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{times}: {answer}");
+                assert_eq!(answer.contains("interim responses without end"), status == 502, "{answer}");
+            }
+        }
+    }
 }
 
 /// Responses that two readers could end differently.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hawser::mesh::Protocol;
 use hawser::proxy::tls::{Alpn, Tls};
 use hawser::proxy::transport_header::Header;
 use hawser::wire::destination::WeightedAddr;
@@ -14,7 +15,7 @@ use super::world::{AUTHORITY, App, FAILFAST, Peer, Pki, Pod, SERVICE, WEB};
 use crate::mesh::apps;
 use crate::mesh::inbound::hostile::{
     CONTINUATION, END_HEADERS, END_STREAM, GET, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, SMUGGLED,
-    UNCLEAR_REQUESTS, UNCLEAR_RESPONSES, frame, frames_answered, is_cut_off, post, until_heard,
+    UNCLEAR_REQUESTS, UNCLEAR_RESPONSES, frame, frames_answered, is_cut_off, post, say_interims, until_heard,
 };
 use crate::support::control::{Control, detect, meshed};
 
@@ -109,6 +110,23 @@ async fn a_request_of_the_app_that_two_readers_could_end_differently_reaches_no_
         let answer = world.answer_to(what, &post(headers, SMUGGLED)).await;
         assert!(!answer.contains("HTTP/1.1 200"), "{what}: {answer}");
         assert_eq!(heard.text(), "", "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_say_a_few_times_that_its_response_is_to_come_and_not_for_ever() {
+    let pki = Pki::new();
+    for (times, status) in [(3, 200), (usize::MAX, 502)] {
+        let server = apps::listen(move |stream| say_interims(stream, Protocol::Http1, times)).await;
+        let meshed = peer(pki.tls(WEB), move |stream| say_interims(stream, Protocol::Http2, times)).await;
+        for (what, endpoint) in [("HTTP/1", plain(server)), ("HTTP/2", meshed)] {
+            let world = World::facing(&pki, endpoint).await;
+            let answer = world.answer_to(what, ASKED).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}, {times}: {answer}");
+            let told = answer.lines().find_map(|line| line.strip_prefix("l5d-proxy-error: ")).unwrap_or_default();
+            assert_eq!(told.contains("interim responses without end"), status == 502, "{what}, {times}: {answer}");
+            world.neighbour_is_served().await;
+        }
     }
 }
 
