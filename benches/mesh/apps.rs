@@ -18,9 +18,11 @@ pub(crate) const CHUNK: usize = 128 * 1024;
 pub(crate) mod port {
     pub(crate) const HTTP: u16 = 8000;
     pub(crate) const GRPC: u16 = 8001;
-    /// Declared opaque, as are those after it. Takes what comes.
+    /// Declared opaque, as are those after it on the client's side. Takes what comes.
     pub(crate) const SINK: u16 = 8002;
     pub(crate) const ECHO: u16 = 8003;
+    /// Another, which the server's side finds out about: it is sent a mesh connection for each of the app's, as proxies that are not hawser's are.
+    pub(crate) const FOREIGN: u16 = 8004;
 }
 
 /// One gRPC message of eight bytes.
@@ -35,6 +37,7 @@ pub(crate) fn serve() {
             each(port::GRPC, grpc),
             each(port::SINK, sink),
             each(port::ECHO, echo),
+            each(port::FOREIGN, echo),
             async { println!("ready") },
         );
     });

@@ -69,7 +69,7 @@ struct Case {
     rate: Option<u32>,
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     Case { name: "HTTP/1.1, 32 connections", kind: Kind::Http, port: port::HTTP, connections: 32, rate: None },
     Case { name: "HTTP/1.1 at 500/s", kind: Kind::Http, port: port::HTTP, connections: 8, rate: Some(500) },
     Case { name: "gRPC, 16 connections", kind: Kind::Grpc, port: port::GRPC, connections: 16, rate: None },
@@ -78,6 +78,7 @@ const CASES: [Case; 8] = [
     Case { name: "TCP stream, 8 connections", kind: Kind::Stream, port: port::SINK, connections: 8, rate: None },
     Case { name: "TCP echo at 500/s", kind: Kind::Echo, port: port::ECHO, connections: 8, rate: Some(500) },
     Case { name: "new opaque connections", kind: Kind::Connect, port: port::ECHO, connections: 8, rate: None },
+    Case { name: "the same, to a foreign peer", kind: Kind::Connect, port: port::FOREIGN, connections: 8, rate: None },
 ];
 
 fn main() {

@@ -74,7 +74,7 @@ fn configuration(side: Side, server: &str, name: &str, folder: &Path) -> String 
         )
         .unwrap();
     }
-    for port in [port::SINK, port::ECHO] {
+    for port in [port::SINK, port::ECHO, port::FOREIGN] {
         let (between, front) = (port + BETWEEN, port + FRONT);
         let server = match side {
             Side::Client => {

@@ -98,12 +98,12 @@ impl World {
     fn mesh(&mut self) {
         let authority = Authority::new();
         let control = Control::start_on(self.client.enter(|| TcpListener::bind("127.0.0.1:8086").unwrap()));
-        for port in [port::HTTP, port::GRPC, port::SINK, port::ECHO] {
+        for port in [port::HTTP, port::GRPC, port::SINK, port::ECHO, port::FOREIGN] {
             let name = format!("web.shop.svc.cluster.local:{port}");
             let mut endpoint = meshed(SocketAddr::new(SERVER.parse().unwrap(), port), INBOUND, &identity("web"));
             let is_opaque = port >= port::SINK;
             if is_opaque {
-                declare_opaque(&mut endpoint);
+                declare_opaque(&mut endpoint, port != port::FOREIGN);
             }
             let target = format!("{SERVICE}:{port}");
             control.policy(&target, if is_opaque { opaque(&name, Vec::new()) } else { detect(&name) });
@@ -151,8 +151,10 @@ fn identity(account: &str) -> String {
     format!("{account}.shop.serviceaccount.identity.hawser.cluster.local")
 }
 
-fn declare_opaque(endpoint: &mut WeightedAddr) {
+/// Without a port for transport headers, TLS is spoken to the app's own port, with no ALPN by which two hawser proxies could know each other.
+fn declare_opaque(endpoint: &mut WeightedAddr, takes_headers: bool) {
     let hint = endpoint.protocol_hint.get_or_insert_default();
+    hint.opaque_transport = hint.opaque_transport.filter(|_| takes_headers);
     hint.protocol = Some(protocol_hint::Protocol::Opaque(protocol_hint::Opaque {}));
 }
 
