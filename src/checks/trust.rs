@@ -290,7 +290,7 @@ mod tests {
         assert!(!fails(issuer_is_renewed, &own)[0].contains("external"));
         let keeper = Keeper { secret_type: "kubernetes.io/tls".into(), written_by: Some("cert-manager".into()) };
         let issuer = IssuerTold { subject: "CN=i".into(), serial: "1".into(), expires_at: 1, keeper: Some(keeper) };
-        let told = IdentityTold { issuer: Some(issuer), trouble: None };
+        let told = IdentityTold { issuer: Some(issuer), ..IdentityTold::default() };
         own.signing = [("hawser-identity-1".to_owned(), Ok(Some(told)))].into();
         own.now = now() + 91 * DAY;
         let said = &fails(issuer_is_valid, &own)[0];

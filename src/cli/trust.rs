@@ -381,7 +381,7 @@ mod tests {
         let told = || {
             BTreeMap::from([(
                 "hawser-identity-1".to_owned(),
-                Ok(Some(IdentityTold { issuer: Some(issuer.clone()), trouble: None })),
+                Ok(Some(IdentityTold { issuer: Some(issuer.clone()), ..IdentityTold::default() })),
             )])
         };
         let at = |now| shown(&config_map(&[]), Some(&values), told(), now).unwrap();
@@ -412,7 +412,7 @@ mod tests {
         ] {
             let values =
                 ConfigMap { data: Some([("values".to_owned(), values.to_yaml())].into()), ..ConfigMap::default() };
-            let told = IdentityTold { issuer: Some(issuer(keeper)), trouble: None };
+            let told = IdentityTold { issuer: Some(issuer(keeper)), ..IdentityTold::default() };
             let told = BTreeMap::from([("hawser-identity-1".to_owned(), Ok(Some(told)))]);
             let shown = shown(&config_map(&[]), Some(&values), told, SystemTime::UNIX_EPOCH).unwrap();
             let text = text(&shown);

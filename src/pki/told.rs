@@ -42,6 +42,9 @@ pub struct LeafTold {
 /// What the identity role signs with, and what keeps it from taking what it finds in its Secrets.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct IdentityTold {
+    /// The SHA-256 of the bundle that it tells proxies.
+    #[serde(default)]
+    pub bundle: Option<String>,
     pub issuer: Option<IssuerTold>,
     pub trouble: Option<String>,
 }

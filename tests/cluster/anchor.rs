@@ -2,29 +2,15 @@
 //!
 //! Lifetimes are short, in clusters of their own: the mesh that other tests share has certificates of a day.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use super::peers::{ask, credentials, real_issuer, refused};
+use super::trust::{LONG, MINUTES, phase, serials, status, until};
 use crate::support::cluster::{App, Cluster, Namespace, Pod, SOON, own_to_wait_in};
 use crate::support::eventually;
 
-/// A renewal may be as late as the machine is slow: a third of this is left when it begins.
-const REPLACED: [&str; 12] = [
-    "--set",
-    "identity.issuer.issuanceLifetime=90s",
-    "--set",
-    "identity.issuer.clockSkewAllowance=1s",
-    "--set",
-    "identity.issuer.lifetime=20m",
-    "--set",
-    "identity.issuer.renewBefore=5m",
-    "--set",
-    "identity.anchor.lifetime=1h",
-    "--set",
-    "identity.anchor.rotateBefore=20m",
-];
 /// All of it ends within minutes.
 const ENDING: [&str; 12] = [
     "--set",
@@ -40,27 +26,6 @@ const ENDING: [&str; 12] = [
     "--set",
     "identity.anchor.rotateBefore=85s",
 ];
-/// A rotation waits for the longest life of a certificate, and then some.
-const LONG: Duration = Duration::from_secs(300);
-
-fn status(cluster: &Cluster) -> Value {
-    let printed = cluster.hawser(["trust", "status", "-o", "json"]).succeeds();
-    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
-}
-
-/// What `hawser trust status` says, once it is as it should be.
-#[track_caller]
-fn until(cluster: &Cluster, what: &str, deadline: Duration, is_so: impl Fn(&Value) -> bool) -> Value {
-    eventually(what, deadline, || {
-        let status = status(cluster);
-        if is_so(&status) { Ok(status) } else { Err(format!("{status:#}")) }
-    })
-}
-
-fn phase(status: &Value) -> Option<&str> {
-    status["rotation"]["phase"].as_str()
-}
-
 /// Whether the rotation waits for these pods, by the names of their apps, and for no others.
 fn waits_for(status: &Value, apps: &[&str]) -> bool {
     let named: Vec<_> = status["rotation"]["waiting_for"].as_array().into_iter().flatten().collect();
@@ -91,24 +56,11 @@ fn believed(namespace: &Namespace<'_>, pod: &Pod<'_>) -> Vec<String> {
     anchors.iter().map(|anchor| anchor["fingerprint"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The serials of a pod's certificate and of the issuer that signed it.
-fn serials(cluster: &Cluster, namespace: &Namespace<'_>, pod: &Pod<'_>) -> (String, String) {
-    use rustls_pki_types::pem::PemObject as _;
-    let printed = cluster.hawser(["identity", &pod.name, "-n", &namespace.name, "-o", "json"]).succeeds();
-    let rows: Value = serde_json::from_str(&printed).unwrap();
-    let serial = |at: usize| {
-        let pem = rows[0]["chain"][at].as_str().unwrap_or_else(|| panic!("{rows:#}"));
-        let der = rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-        hawser::pki::Certificate::from_der(der).unwrap().serial().to_owned()
-    };
-    (serial(0), serial(1))
-}
-
 #[test]
 #[ignore = "needs a cluster: make test-cluster"]
 fn everything_that_signs_is_replaced_under_traffic_though_identity_dies_and_proxies_are_cut_off() {
     let cluster = own_to_wait_in("-replaced");
-    cluster.install(&REPLACED).succeeds();
+    cluster.install(&MINUTES).succeeds();
     let namespace = cluster.meshed("rotation");
     let (http, grpc) = (namespace.url("http", "web", 8080), namespace.url("grpc", "cart", 9090));
     let smtp = namespace.url("smtp", "mail", 2525);

@@ -4,6 +4,7 @@
 
 mod anchor;
 mod bad_input;
+mod brought;
 mod certify;
 mod encryption;
 mod engines;
@@ -13,4 +14,6 @@ mod outage;
 mod peers;
 mod pods;
 mod renewal;
+mod replicas;
 mod stored;
+mod trust;

@@ -3,13 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hawser::pki::{Anchor, Issuer};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::peers::real_issuer;
+use super::trust::{ISSUER, metric, status};
 use crate::support::cluster::{App, Cluster, SOON, mesh_alone};
 use crate::support::eventually;
-
-const ISSUER: &str = "hawser-identity-issuer";
 
 /// Writes as cert-manager or a person would: both keys at once, asking nobody.
 fn write(cluster: &Cluster, issuer: &Issuer) {
@@ -31,20 +30,6 @@ fn anchor(cluster: &Cluster) -> Anchor {
     let secret = cluster.json(&["-n", "hawser", "get", "secret", "hawser-trust-anchor"]);
     let pem = |key: &str| String::from_utf8(STANDARD.decode(secret["data"][key].as_str().unwrap()).unwrap()).unwrap();
     Anchor::parse_pem(&pem("crt.pem"), &pem("key.pem")).unwrap()
-}
-
-fn status(cluster: &Cluster) -> Value {
-    serde_json::from_str(&cluster.hawser(["trust", "status", "-o", "json"]).succeeds()).unwrap()
-}
-
-/// The value of a metric of the identity role.
-fn metric(cluster: &Cluster, name: &str) -> Option<f64> {
-    let label = "linkerd.io/control-plane-component=identity";
-    let pods = cluster.json(&["-n", "hawser", "get", "pods", "-l", label]);
-    let pod = pods["items"][0]["metadata"]["name"].as_str()?;
-    let path = format!("/api/v1/namespaces/hawser/pods/{pod}:9990/proxy/metrics");
-    let metrics = cluster.kubectl_ok(&["get", "--raw", &path]);
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 #[test]

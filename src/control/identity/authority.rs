@@ -508,7 +508,8 @@ impl Status {
             expires_at: pki::seconds(signing.issuer.not_after()),
             keeper: signing.keeper.clone(),
         });
-        IdentityTold { issuer, trouble: self.trouble.borrow().clone() }
+        let bundle = self.bundle.borrow().as_ref().map(|bundle| bundle.sha256_hex());
+        IdentityTold { bundle, issuer, trouble: self.trouble.borrow().clone() }
     }
 }
 
