@@ -75,7 +75,8 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.spawn(task);
+        // They are large, one for each request, and on their way into a task they would be moved ten times.
+        self.spawn(Box::pin(task));
     }
 }
 

@@ -288,7 +288,8 @@ impl Backend {
                             .filter(|retry| retry.is_wanted(response.status().as_u16(), grpc_status));
                         let Some(next) = retried.next(wanted, again.as_ref()).await else {
                             if let Some(pick) = &pick {
-                                pick.observe(sent_at.elapsed(), std::time::Instant::now());
+                                let now = Instant::now();
+                                pick.observe(now - sent_at, now.into());
                             }
                             return Ok(Answer { response, beginning, started, client, pick, whole_at });
                         };
@@ -378,14 +379,14 @@ impl Backend {
             Kind::Balance(balance) => balance,
         };
         let mut changed = balance.changed.subscribe();
-        let now = Instant::now();
+        let mut now = Instant::now();
         let mut deadline = now + queue.failfast;
         let mut place = None;
         loop {
             let rested_in = {
                 let mut state = balance.lock();
                 // Those tried are out already; one that has come back in meanwhile is as good as any.
-                let (at, random) = (std::time::Instant::now(), &mut rand::rng());
+                let (at, random) = (now.into(), &mut rand::rng());
                 let other = avoided.and_then(|avoided| state.balancer.pick(&[avoided], at, random));
                 if let Some(pick) = other.or_else(|| state.balancer.pick(&[], at, random)) {
                     state.starved_at = None;
@@ -410,6 +411,7 @@ impl Backend {
             // An endpoint that rests comes back by itself, and nobody says so.
             let wait = rested_in.map_or(left, |rested_in| left.min(rested_in.max(LOOK_PAUSE)));
             let waited = fair::timeout(wait, changed.changed()).await;
+            now = Instant::now();
             if waited.is_err() && wait == left {
                 let authority = balance.authority.to_string();
                 return Err(Error::NoEndpoint { authority, failfast: queue.failfast, tried: tried.to_vec() });

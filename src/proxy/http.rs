@@ -11,6 +11,7 @@
 
 mod app;
 mod body;
+pub mod headers;
 mod heads;
 pub mod host;
 pub mod interim;
@@ -242,7 +243,7 @@ impl Session {
     async fn send(&self, mut request: Request<Incoming>) -> Result<Sent, AppError> {
         let app = self.http.apps.of(self.target);
         let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let switches = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
+        let switches = request.method() == Method::CONNECT || headers::has(request.headers(), &UPGRADE);
         let switching = switches.then(|| hyper::upgrade::on(&mut request));
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());

@@ -10,6 +10,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 
+use super::http::headers;
+
 /// The header in which proxies tell each other.
 pub const ORIG_PROTO: HeaderName = HeaderName::from_static("l5d-orig-proto");
 
@@ -30,7 +32,7 @@ pub struct OrigProto {
 pub fn may_upgrade<B>(request: &Request<B>) -> bool {
     matches!(request.version(), Version::HTTP_10 | Version::HTTP_11)
         && request.method() != Method::CONNECT
-        && !request.headers().contains_key(UPGRADE)
+        && !headers::has(request.headers(), &UPGRADE)
 }
 
 /// Makes an HTTP/1 request one of HTTP/2 that says what it was.
@@ -43,7 +45,7 @@ pub fn upgrade_request<B>(request: &mut Request<B>) {
         (_, true) => "HTTP/1.1; absolute-form",
     };
     strip_connection_headers(request.headers_mut());
-    request.headers_mut().remove(TRANSFER_ENCODING);
+    headers::take(request.headers_mut(), &TRANSFER_ENCODING);
     request.headers_mut().insert(ORIG_PROTO, HeaderValue::from_static(said));
     *request.version_mut() = Version::HTTP_2;
     set_authority(request);
@@ -51,7 +53,7 @@ pub fn upgrade_request<B>(request: &mut Request<B>) {
 
 /// Makes a request that was upgraded what it was before; none for one that is HTTP/2 by its own choice.
 pub fn downgrade_request<B>(request: &mut Request<B>) -> Option<OrigProto> {
-    let said = request.headers_mut().remove(ORIG_PROTO)?;
+    let said = headers::take(request.headers_mut(), &ORIG_PROTO)?;
     if request.version() != Version::HTTP_2 {
         return None;
     }
@@ -80,7 +82,7 @@ fn to_http1<B>(request: &mut Request<B>, absolute_form: bool) {
 pub fn upgrade_response<B>(response: &mut Response<B>) {
     let said = if response.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
     strip_connection_headers(response.headers_mut());
-    response.headers_mut().remove(TRANSFER_ENCODING);
+    headers::take(response.headers_mut(), &TRANSFER_ENCODING);
     response.headers_mut().insert(ORIG_PROTO, HeaderValue::from_static(said));
     *response.version_mut() = Version::HTTP_2;
 }
@@ -97,6 +99,10 @@ pub fn downgrade_response<B>(response: &mut Response<B>, request: Version) {
 
 /// Removes what concerned only the connection that a message came by.
 pub fn strip_connection_headers(headers: &mut HeaderMap) {
+    // Most messages have none of them; what `connection` lists is there only where it is.
+    if !headers.keys().any(|name| *name == TE || OF_THE_CONNECTION.contains(name)) {
+        return;
+    }
     let listed: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

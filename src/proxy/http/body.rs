@@ -22,8 +22,8 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 #[derive(Debug, Default)]
 pub struct Body {
     source: Source,
-    /// Taken at the end; dropped before, it means that somebody broke off.
-    ends: Option<Ends>,
+    /// Taken at the end; dropped before, it means that somebody broke off. On the heap, because requests have none, and are moved a lot.
+    ends: Option<Box<Ends>>,
     /// Few bodies have any, and those that have none should not pay for it.
     clock: Option<Box<Clock>>,
 }
@@ -159,7 +159,7 @@ impl Body {
     }
 
     fn observed(source: Source, ends: Ends) -> Self {
-        let mut body = Self { source, ends: Some(ends), clock: None };
+        let mut body = Self { source, ends: Some(Box::new(ends)), clock: None };
         if http_body::Body::is_end_stream(&body) {
             body.end(None);
         }
@@ -177,7 +177,7 @@ impl Body {
 
     /// A body of which the rest is not HTTP any more.
     pub fn upgraded(ends: Ends) -> Self {
-        let mut body = Self { source: Source::None, ends: Some(ends), clock: None };
+        let mut body = Self { source: Source::None, ends: Some(Box::new(ends)), clock: None };
         body.end(None);
         body
     }
@@ -303,7 +303,7 @@ impl Drop for Body {
 
 /// The status of a gRPC call in headers or trailers.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    super::headers::get(headers, &GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// What became of a request whose response nobody reads on.

@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Body;
+use super::headers;
 
 /// In a response that a peer's proxy gave in its app's place: why the request can go to another endpoint. No app has a say in it, and none
 /// sees it.
@@ -81,7 +82,7 @@ impl Unserved {
 
     /// What a peer's proxy says of its app.
     pub fn of<B>(response: &Response<B>) -> Option<Self> {
-        match response.headers().get(UNSERVED)?.as_bytes() {
+        match headers::get(response.headers(), &UNSERVED)?.as_bytes() {
             b"unsent" => Some(Self::Unsent),
             b"unanswered" => Some(Self::Unanswered),
             _ => None,
@@ -91,7 +92,7 @@ impl Unserved {
 
 /// The same request, and what it takes to repeat it. None where it would become something else than a request.
 pub fn keep(request: Request<Body>) -> (Request<Body>, Option<Again>) {
-    if request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE) {
+    if request.method() == Method::CONNECT || headers::has(request.headers(), &UPGRADE) {
         return (request, None);
     }
     let head = head(&request, ());

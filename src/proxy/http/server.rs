@@ -46,7 +46,8 @@ where
 {
     let answer = service_fn(move |mut request: Request<Incoming>| {
         let version = request.version();
-        let answered = host::settle(&mut request).map(|()| answer(request));
+        // On the heap, because it is large, and hyper moves it several times before it starts.
+        let answered = host::settle(&mut request).map(|()| Box::pin(answer(request)));
         async move {
             match answered {
                 Ok(answered) => answered.await.map(|mut response: Response<Body>| {

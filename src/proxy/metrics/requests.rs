@@ -163,9 +163,10 @@ impl Started {
 
     fn tell(&mut self, outcome: &Outcome) {
         self.told = true;
-        self.requests.end(outcome, self.at.elapsed());
+        let now = Instant::now();
+        self.requests.end(outcome, now - self.at);
         for counted in std::mem::take(&mut self.within).into_iter().flatten() {
-            counted.end(outcome);
+            counted.end_at(outcome, now);
         }
     }
 }

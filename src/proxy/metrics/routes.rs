@@ -185,20 +185,27 @@ pub struct Counted {
 }
 
 impl Counted {
-    pub fn end(mut self, outcome: &Outcome) {
-        self.tell(outcome);
+    pub fn end(self, outcome: &Outcome) {
+        self.end_at(outcome, Instant::now());
     }
 
-    fn tell(&mut self, outcome: &Outcome) {
+    /// For who knows what time it is.
+    pub fn end_at(mut self, outcome: &Outcome, now: Instant) {
+        self.tell(outcome, now);
+    }
+
+    fn tell(&mut self, outcome: &Outcome, now: Instant) {
         if let Some(measured) = self.measured.take() {
-            measured.end(outcome, self.at.elapsed());
+            measured.end(outcome, now.saturating_duration_since(self.at));
         }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.tell(&Outcome::CANCELED);
+        if self.measured.is_some() {
+            self.tell(&Outcome::CANCELED, Instant::now());
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
 use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
+use crate::proxy::http::headers;
 use crate::proxy::http::{Body, Ends, Kept, Late, UNSERVED, cause, grpc_status, reset, server};
 use crate::proxy::metrics::{Counted, Event, Labels, Outcome};
 use crate::proxy::orig_proto;
@@ -136,10 +137,10 @@ impl Session {
         let picked = rule.backends.pick(&mut rand::rng()).ok_or(backend::Error::NoBackend)?;
         filter(&picked.filters, &mut request, &mut edits)?;
 
-        let required = request.headers_mut().remove(REQUIRE_ID);
+        let required = headers::take(request.headers_mut(), &REQUIRE_ID);
         let required = required.as_ref().map(|required| required.to_str().unwrap_or_default());
         // Between proxies: no app has a say in it.
-        request.headers_mut().remove(orig_proto::ORIG_PROTO);
+        headers::take(request.headers_mut(), &orig_proto::ORIG_PROTO);
         let is_http11 = request.version() == Version::HTTP_11;
         let is_connect = request.method() == Method::CONNECT;
         let switches = is_connect || (request.version() != Version::HTTP_2 && !orig_proto::may_upgrade(&request));
@@ -175,11 +176,11 @@ impl Session {
         for edit in edits {
             edit.modify(answer.response.headers_mut());
         }
-        let headers = answer.response.headers_mut();
-        headers.remove(PROXY_ERROR);
-        headers.remove(UNSERVED);
-        headers.remove(orig_proto::ORIG_PROTO);
-        let closes = headers.remove(PROXY_CONNECTION).is_some() && picked.backend.is_forward();
+        let told = answer.response.headers_mut();
+        for name in [&PROXY_ERROR, &UNSERVED, &orig_proto::ORIG_PROTO] {
+            headers::take(told, name);
+        }
+        let closes = headers::take(told, &PROXY_CONNECTION).is_some() && picked.backend.is_forward();
         let status = answer.response.status();
         let is_switched = status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success());
         match app {
@@ -198,7 +199,7 @@ impl Session {
     /// Where an ingress wants the request to go, if it says so. Its own idea of addresses is not the mesh's.
     fn named(&self, request: &mut Request<Incoming>) -> Result<Option<Arc<HttpRule>>, Failed> {
         // No other app has a say in it.
-        let Some(name) = request.headers_mut().remove(DST_OVERRIDE) else { return Ok(None) };
+        let Some(name) = headers::take(request.headers_mut(), &DST_OVERRIDE) else { return Ok(None) };
         if !self.outbound.options.is_ingress {
             return Ok(None);
         }
