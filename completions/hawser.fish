@@ -360,7 +360,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-ports -d 'The ports whose policies are watched from the start' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-ports-disable-protocol-detection -d 'The ports that are opaque until policy says otherwise' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-default-policy -d 'Who may connect until policy says otherwise' -r
-complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-tell-client-ip -d 'Whether the app is told the address of each HTTP client, in the header hawser-client-ip' -r -f -a "true\t''
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-tell-client-ip -d 'Whether the app is told the address of each client, in the header hawser-client-ip; then nothing but HTTP reaches it' -r -f -a "true\t''
 false\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-detect-timeout -d 'How long a client may leave its first bytes unfinished' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-connect-timeout -d 'How long connecting to the app may take' -r

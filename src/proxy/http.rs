@@ -228,6 +228,11 @@ impl Session {
     /// Tells the app who the client is, whatever the client says.
     fn identify(&self, headers: &mut HeaderMap) {
         headers.remove(CLIENT_ID);
+        // Gateways to apps (CGI, WSGI) make one name of those that differ by this only, and a client may write either.
+        let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
+        for alias in aliases {
+            headers.remove(alias);
+        }
         if let ClientTls::Terminated(Some(identity)) = &self.client.tls
             && let Ok(identity) = HeaderValue::from_str(identity.as_str())
         {
@@ -435,6 +440,12 @@ impl Session {
         };
         self.http.metrics.count(event, &labels);
     }
+}
+
+/// Whether an app may take a header for [`CLIENT_ID`] that is another.
+fn is_alias(name: &HeaderName) -> bool {
+    let alike = |(own, other): (u8, u8)| own == other || (own == b'-' && other == b'_');
+    name.as_str().len() == CLIENT_ID.as_str().len() && CLIENT_ID.as_str().bytes().zip(name.as_str().bytes()).all(alike)
 }
 
 fn has_switched(response: &Response<Incoming>, asked: Asked) -> bool {

@@ -67,7 +67,7 @@ pub struct Options {
     pub user_timeout: Option<Duration>,
     pub app: AppOptions,
     pub in_flight_max: usize,
-    /// Whether the app is told the address of each HTTP client.
+    /// Whether the app is told the address of each client; then nothing but HTTP reaches it.
     pub tells_client_ip: bool,
     pub strangers_max: usize,
     pub newcomers_max: usize,
@@ -166,6 +166,8 @@ pub enum Error {
     NotOpaque,
     #[error("the client negotiated no transport header")]
     NoTransportHeader,
+    #[error("the app is told the address of each client, so that only HTTP reaches it")]
+    OnlyHttp,
     #[error("the policy in force no longer lets the client in")]
     Revoked,
     #[error("cannot set up the accepted socket")]
@@ -455,6 +457,10 @@ impl Inbound {
         arrival: &Arrival,
         policy: &mut watch::Receiver<Arc<ServerPolicy>>,
     ) -> Result<Permitted, Error> {
+        // Blind bytes may be HTTP that says of its client what it likes.
+        if self.options.tells_client_ip {
+            return Err(Error::OnlyHttp);
+        }
         let in_force = policy.borrow_and_update().clone();
         let labels = Labels::server(&in_force.meta, arrival.target.port());
         let labels = arrival.labels().and(&labels);

@@ -162,7 +162,7 @@ pub struct Inbound {
         value_name = "POLICY"
     )]
     pub inbound_default_policy: DefaultPolicy,
-    /// Whether the app is told the address of each HTTP client, in the header hawser-client-ip
+    /// Whether the app is told the address of each client, in the header hawser-client-ip; then nothing but HTTP reaches it
     #[arg(long, env = "HAWSER_INBOUND_TELL_CLIENT_IP", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub inbound_tell_client_ip: bool,
     /// How long a client may leave its first bytes unfinished

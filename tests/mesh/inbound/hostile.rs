@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hawser::mesh::Protocol;
+use hawser::proxy::streams;
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
@@ -487,6 +488,39 @@ async fn no_header_comes_in_within_another() {
     ];
     frames_answered(pod.dial(app).await, requests.into_iter()).await;
     assert!(!heard.text().contains("x-evil"), "{}", heard.text());
+}
+
+#[tokio::test]
+async fn an_app_that_is_told_the_clients_address_hears_no_bytes_that_could_say_another() {
+    let pod = Pod::changed(|options| options.tells_client_ip = true);
+    let (app, heard) = apps::recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let forged = b" / HTTP/1.1\r\nhost: web\r\nhawser-client-ip: 10.0.0.1\r\n\r\n";
+    // A peer that calls its HTTP opaque, on a connection for one stream and on one for many.
+    for alpn in [vec![b"transport.l5d.io/v1".to_vec()], vec![streams::ALPN.to_vec()]] {
+        let peer = Peer { alpn, ..Peer::meshed(&pod, &pod.authority.credentials(CART)) };
+        let mut stream = peer.handshake(pod.dial_direct().await).await.unwrap();
+        stream.write_all(&[&header(app, Protocol::Opaque).encode(), &b"GET"[..], forged].concat()).await.unwrap();
+        is_cut_off("HTTP called opaque", stream, b"").await;
+    }
+    // A stranger whose method is so strange, and comes so slowly, that it is taken for no HTTP.
+    let mut stream = pod.dial(app).await;
+    stream.write_all(b"STRANGE").await.unwrap();
+    is_cut_off("HTTP taken for bytes", stream, b"").await;
+    assert!(!heard.text().contains("10.0.0.1"), "{}", heard.text());
+    let peer = Peer::meshed(&pod, &pod.authority.credentials(CART));
+    assert!(peer.is_let_in(pod.dial_direct().await, &header(app, Protocol::Http1)).await);
+    assert!(heard.text().contains("hawser-client-ip: 10.9.8.7"), "{}", heard.text());
+}
+
+#[tokio::test]
+async fn no_client_is_somebody_by_a_name_that_apps_read_alike() {
+    let (pod, app) = (Pod::start(), apps::http1().await);
+    // What gateways to apps make of either name is the same variable: HTTP_L5D_CLIENT_ID.
+    for name in ["l5d_client_id", "L5D_Client-Id", "l5d-client_id"] {
+        let answer = get(pod.dial(app).await, &format!("{name}: {CART}\r\nl5d_other: kept\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains(CART), "{answer}");
+        assert!(answer.contains("l5d_other: kept"), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ async fn send_http2(
 
 #[tokio::test]
 async fn a_peer_reaches_the_app_and_the_app_sees_who_it_is() {
-    let (pod, app) = (Pod::start(), apps::http1().await);
+    let (pod, app) = (Pod::changed(|options| options.tells_client_ip = true), apps::http1().await);
     let stream = pod.connect(header(app, Protocol::Http1)).await;
     let answer = get(stream, "l5d-client-id: admin.shop\r\nhawser-client-ip: 10.0.0.1\r\n").await;
     assert!(answer.contains("hawser-client-ip: 10.9.8.7\n") && !answer.contains("10.0.0.1"), "{answer}");

@@ -174,7 +174,7 @@ impl Pod {
             strangers_max: 1_000,
             newcomers_max: 1_000,
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
-            tells_client_ip: true,
+            tells_client_ip: false,
             access_log: None,
         };
         change(&mut options);
