@@ -1,13 +1,15 @@
 //! Reads the server name (SNI) of a TLS ClientHello, without answering it.
 //!
 //! In: the first bytes of a connection, from anyone. Out: a name, a no, or that more is needed. Every length is checked against the
-//! bytes there are; nothing is copied but the name.
+//! bytes there are; nothing is copied but the name, and that only where it is one: it goes into logs, metrics and tables.
 
 /// The first byte of a TLS record that holds a handshake.
 pub(super) const RECORD_TYPE: u8 = 0x16;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
+/// The longest DNS name, in its text form (RFC 1035 §2.3.4).
+const NAME_MAX: usize = 253;
 
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Parsed {
@@ -74,8 +76,13 @@ fn server_name(extension: &mut Reader<'_>) -> Option<Option<String>> {
     if kind != HOST_NAME {
         return Some(None);
     }
-    let name = std::str::from_utf8(name.0).ok().filter(|name| name.is_ascii())?;
-    Some(Some(name.to_ascii_lowercase()))
+    let is_name = (1..=NAME_MAX).contains(&name.0.len()) && name.0.iter().all(is_of_a_name);
+    let name = std::str::from_utf8(name.0).ok().filter(|_| is_name);
+    Some(name.map(str::to_ascii_lowercase))
+}
+
+fn is_of_a_name(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(byte)
 }
 
 /// Takes from the front of a slice, or nothing.

@@ -67,6 +67,28 @@ fn a_client_hello_is_read_at_every_split() {
 }
 
 #[test]
+fn a_server_name_that_is_none_is_not_kept() {
+    let hello = |name: &[u8]| {
+        let block = |bytes: Vec<u8>| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+        let names = block([&[0], &block(name.to_vec())[..]].concat());
+        let extensions = block([&[0, 0], &block(names)[..]].concat());
+        let body = [&[3, 3][..], &[7; 32], &[0], &block(vec![0x13, 1]), &[1, 0], &extensions].concat();
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&[0x16, 3, 1][..], &block([&[1], &length[1..], &body].concat())].concat()
+    };
+    let sni = |name: &[u8]| match classify(&hello(name)) {
+        Progress::Known(Spoken::Tls { sni }) => sni,
+        progress => panic!("{progress:?}"),
+    };
+    assert_eq!(sni(b"_db.Shop").as_deref(), Some("_db.shop"));
+    let longest = [b'a'; 253];
+    assert_eq!(sni(&longest).map(|name| name.len()), Some(253));
+    for none in [&b""[..], b"a\x1b[2Jb", b"a\nb", b"a b", b"\"", "caf\u{e9}".as_bytes(), &[b'a'; 254]] {
+        assert_eq!(sni(none), None, "{none:?}");
+    }
+}
+
+#[test]
 fn a_broken_client_hello_is_unknown_and_never_a_panic() {
     let hello = client_hello("web.shop");
     for at in 0..hello.len() {
