@@ -13,9 +13,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::Role;
 use crate::net::listen::listen as bind;
-use crate::net::serve::serve;
+use crate::net::serve::serve_latest;
 
-/// Scrapers and probes are few; more connections than this are somebody's mistake.
+/// Scrapers and probes are few; more connections than this are somebody's mistake, or worse, and must not keep a probe away.
 const CONNECTIONS_MAX: usize = 64;
 /// A client that has not sent its request head by then only holds a place.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub(super) async fn listen(role: &Role) -> anyhow::Result<()> {
     let address = role.common.admin_address;
     let listener = bind(address).with_context(|| format!("cannot listen on {address} for the admin server"))?;
     let served = role.clone();
-    role.drain.spawn(serve(listener, CONNECTIONS_MAX, role.drain.clone(), move |stream, _peer| {
+    role.drain.spawn(serve_latest(listener, CONNECTIONS_MAX, role.drain.clone(), move |stream, _peer| {
         let role = served.clone();
         async move {
             let answer = service_fn(|request| {

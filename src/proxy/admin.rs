@@ -37,13 +37,13 @@ use crate::mesh::connection::Security;
 use crate::mesh::policy::{Client, ClientTls, Denied};
 use crate::net::drain::Drain;
 use crate::net::readiness::Readiness;
-use crate::net::serve::serve;
+use crate::net::serve::serve_latest;
 use crate::net::stream::Stream;
 use crate::pki::{self, AnchorTold, Bundle, Certificate, LeafTold, ProxyTold};
 use crate::telemetry;
 use crate::telemetry::error_chain;
 
-/// Probes, scrapers and a person or two; more connections than this are somebody's mistake.
+/// Probes, scrapers and a person or two; more connections than this are somebody's mistake, or worse, and must not keep a probe away.
 const CONNECTIONS_MAX: usize = 128;
 /// A client that has not said by then what it speaks only holds a place. Scrapers speak at once.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ impl Admin {
     /// Serves until `drain` starts. It should be the last to: probes go on while connections end.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         let stop = drain.clone();
-        serve(listener, CONNECTIONS_MAX, drain, move |stream, peer| {
+        serve_latest(listener, CONNECTIONS_MAX, drain, move |stream, peer| {
             let (admin, stop) = (self.clone(), stop.clone());
             async move {
                 tokio::select! {
@@ -283,6 +283,8 @@ fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn admin(readiness: Readiness) -> Admin {
@@ -337,5 +339,26 @@ mod tests {
         let asked_at = tokio::time::Instant::now();
         assert_eq!(admin(readiness).ready().await.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(asked_at.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_however_many_hold_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, drain) = (listener.local_addr().unwrap(), Drain::new());
+        drain.spawn(Arc::new(admin(Readiness::default())).serve(listener, drain.clone()));
+        let asked = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /live HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+            let mut answer = [0; 15];
+            tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut answer)).await.unwrap().unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200 OK");
+            stream
+        };
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 2 {
+            held.push(asked().await);
+        }
+        asked().await;
+        drain.start();
     }
 }

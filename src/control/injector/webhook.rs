@@ -35,9 +35,9 @@ use crate::manifest::inject::{self, Mesh, Meshed, Owner, Place, Skip, Surroundin
 use crate::mesh::workload;
 use crate::net::drain::Drain;
 use crate::net::listen::listen as bind;
-use crate::net::serve::serve;
+use crate::net::serve::serve_latest;
 
-/// API servers pool their connections, so that there are a few of each.
+/// API servers pool their connections, so that there are a few of each; whoever else comes must not keep them away.
 const CONNECTIONS_MAX: usize = 1024;
 /// A pod is at most 1.5 MiB in etcd; a review has it once, or twice with what surrounds it.
 const REVIEW_BYTES_MAX: usize = 4 << 20;
@@ -245,7 +245,7 @@ pub async fn listen(
     let listener = bind(address).with_context(|| format!("cannot listen on {address} for reviews"))?;
     let address = listener.local_addr().context("cannot tell the address just bound")?;
     let draining = drain.clone();
-    drain.spawn(serve(listener, CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
+    drain.spawn(serve_latest(listener, CONNECTIONS_MAX, drain.clone(), move |stream, peer| {
         let (webhook, drain) = (webhook.clone(), draining.clone());
         let config = tls.borrow().clone();
         async move {
