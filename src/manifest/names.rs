@@ -47,6 +47,9 @@ pub const TOKEN_AUDIENCE: &str = "identity.l5d.io";
 /// What the proxy of the identity role tells it of each request: the address of the client, so that one that asks in a loop is known.
 pub const CLIENT_IP: &str = "hawser-client-ip";
 
+/// How an app asks its proxy for retries of calls, by their statuses; and how the control plane has it done for all apps.
+pub const RETRY_GRPC: &str = "l5d-retry-grpc";
+
 /// The Services and ServiceAccounts of the roles, and where they listen.
 pub const IDENTITY: &str = "hawser-identity";
 pub const IDENTITY_PORT: u16 = 8080;

@@ -5,6 +5,7 @@
 //!
 //! Start at [`Limits`].
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -82,6 +83,10 @@ pub struct Statuses(pub Vec<RangeInclusive<u16>>);
 /// Statuses of gRPC, one bit each.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Codes(u32);
+
+/// The codes that may pass by themselves, in the words of annotations and headers.
+const CODES: [(&str, u16); 5] =
+    [("cancelled", 1), ("deadline-exceeded", 4), ("resource-exhausted", 8), ("internal", 13), ("unavailable", 14)];
 
 /// What a text should have been.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -176,15 +181,17 @@ impl FromStr for Codes {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let mut items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         items.try_fold(Self::default(), |codes, item| {
-            Ok(codes.with(match item {
-                "cancelled" => 1,
-                "deadline-exceeded" => 4,
-                "resource-exhausted" => 8,
-                "internal" => 13,
-                "unavailable" => 14,
-                _ => return Err(Invalid::Code(item.into())),
-            }))
+            let (_, code) = CODES.iter().find(|(word, _)| *word == item).ok_or_else(|| Invalid::Code(item.into()))?;
+            Ok(codes.with(*code))
         })
+    }
+}
+
+/// As it is parsed; codes that no word is for are left out.
+impl fmt::Display for Codes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<&str> = CODES.iter().filter(|(_, code)| self.contains(*code)).map(|(word, _)| *word).collect();
+        f.write_str(&words.join(","))
     }
 }
 
@@ -233,6 +240,7 @@ mod tests {
         let codes: Codes = "unavailable,cancelled".parse().unwrap();
         assert!(codes.contains(14) && codes.contains(1) && !codes.contains(13) && !codes.contains(200));
         assert_eq!("not-found".parse::<Codes>(), Err(Invalid::Code("not-found".into())));
+        assert_eq!(codes.with(5).to_string(), "cancelled,unavailable");
     }
 
     #[test]

@@ -18,7 +18,9 @@ use hawser::wire::inbound::inbound_server_policies_client::InboundServerPolicies
 use hawser::wire::inbound::{PortSpec, Server, authn, proxy_protocol as inbound_protocol};
 use hawser::wire::meta;
 use hawser::wire::outbound::outbound_policies_client::OutboundPoliciesClient;
-use hawser::wire::outbound::{OutboundPolicy, TrafficSpec, backend, opaque_route, proxy_protocol, traffic_spec};
+use hawser::wire::outbound::{
+    OutboundPolicy, TrafficSpec, backend, failure_accrual, http_route, opaque_route, proxy_protocol, traffic_spec,
+};
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -431,6 +433,47 @@ async fn the_policy_of_a_service_detects_with_all_four_members_and_balances_by_n
     assert!(detect.timeout.is_some() && detect.http1.is_some() && detect.http2.is_some());
     // An address instead of a name there ends a stock proxy's task.
     assert_eq!(balanced_path(opaque_backend(&detect.opaque.unwrap())), format!("{WEB}:80"));
+}
+
+#[tokio::test]
+async fn retries_of_calls_are_told_to_http2_and_rates_of_successes_to_both() {
+    let world = World::with_web().await;
+    let told = async || {
+        let policy = world.outbound("10.96.0.10:80").await.unwrap();
+        let Some(proxy_protocol::Kind::Detect(detect)) = policy.protocol.unwrap().kind else { panic!("not detect") };
+        (detect.http1.unwrap(), detect.http2.unwrap())
+    };
+    let (http1, http2) = told().await;
+    assert_eq!((http1.failure_accrual, http2.failure_accrual), (None, None));
+    assert!(http2.routes[0].rules[0].filters.is_empty() && http2.routes[0].rules[0].retry.is_none());
+
+    let mut service = service();
+    service["metadata"]["annotations"] = json!({
+        "retry.linkerd.io/grpc": "unavailable, cancelled",
+        "retry.linkerd.io/limit": "3",
+        "balancer.linkerd.io/failure-accrual": "unified",
+        "balancer.alpha.linkerd.io/failure-accrual-success-rate-threshold": "0.9",
+    });
+    world.service(service);
+    let (http1, http2) = told().await;
+    let Some(failure_accrual::Kind::Unified(unified)) = http2.failure_accrual.unwrap().kind else {
+        panic!("not unified")
+    };
+    assert_eq!((unified.success_rate_threshold, unified.max_consecutive_failures), (0.9, 7));
+    assert_eq!(http1.failure_accrual, http2.failure_accrual);
+    let rule = &http2.routes[0].rules[0];
+    let retry = rule.retry.as_ref().unwrap();
+    assert_eq!((retry.max_retries, retry.conditions.as_ref().unwrap().status_ranges.len()), (3, 0));
+    let [http_route::Filter { kind: Some(http_route::filter::Kind::RequestHeaderModifier(edit)) }] = &rule.filters[..]
+    else {
+        panic!("{:?}", rule.filters)
+    };
+    let headers = &edit.add.as_ref().unwrap().headers;
+    assert_eq!(
+        (headers[0].name.as_str(), headers[0].value.as_slice()),
+        ("l5d-retry-grpc", &b"cancelled,unavailable"[..])
+    );
+    assert!(http1.routes[0].rules[0].filters.is_empty(), "calls are HTTP/2");
 }
 
 #[tokio::test]

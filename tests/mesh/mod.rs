@@ -1,5 +1,6 @@
 //! Roles and proxies on real sockets, without a cluster: in this process, on loopback, in network namespaces of the test.
 
+mod annotations;
 mod apps;
 mod destination;
 mod http1;

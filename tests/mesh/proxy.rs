@@ -14,10 +14,10 @@ use crate::support::{binary, eventually};
 
 const POD: &str = "10.77.0.1";
 const APP: &str = "10.77.0.1:8000";
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// The proxy of a pod, ended with the test.
-struct Proxy(Child);
+pub(super) struct Proxy(Child);
 
 impl Drop for Proxy {
     fn drop(&mut self) {
@@ -64,15 +64,15 @@ fn app_on(pod: &Namespace, address: &str) {
 }
 
 /// A pod with the rules that injectors give it, an identity service that is its own, and a neighbour.
-struct World {
-    pod: Namespace,
-    other: Namespace,
+pub(super) struct World {
+    pub(super) pod: Namespace,
+    pub(super) other: Namespace,
     authority: Authority,
     folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(&["10.77.0.1/24"], &["10.77.0.2/24"], &[])
     }
 
@@ -92,11 +92,11 @@ impl World {
     }
 
     /// What runs the proxy of the pod.
-    fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         command(self.authority.bundle(), &self.folder.path().join("token"))
     }
 
-    fn start(&self, command: &mut Command) -> Proxy {
+    pub(super) fn start(&self, command: &mut Command) -> Proxy {
         Proxy(self.pod.enter(|| command.spawn().unwrap()))
     }
 }
@@ -182,7 +182,7 @@ fn a_proxy_learns_a_new_anchor_while_it_runs_and_knows_it_after_a_restart_of_its
     assert_eq!(anchors(pod), Ok(2));
 }
 
-fn ready(pod: &Namespace) {
+pub(super) fn ready(pod: &Namespace) {
     eventually("the proxy is ready", SOON, || {
         let answer = ask(pod, "127.0.0.1:4191", "GET /ready HTTP/1.1").map_err(|error| error.to_string())?;
         if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }

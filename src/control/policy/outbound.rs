@@ -15,12 +15,13 @@ use crate::control::destination::profile;
 use crate::control::destination::target::Target;
 use crate::control::index::facts::{Service, ServiceLimits};
 use crate::control::index::{Settings, State, view};
-use crate::mesh::limits::{Limits, Pauses, Retry, Timeouts};
+use crate::manifest::names::RETRY_GRPC;
+use crate::mesh::limits::{Codes, Limits, Pauses, Retry, Timeouts};
 use crate::wire::outbound::{
     Backend, ExponentialBackoff, FailureAccrual, HttpRoute, OpaqueRoute, OutboundPolicy, ProxyProtocol, Queue, backend,
     failure_accrual, http_route, opaque_route, proxy_protocol,
 };
-use crate::wire::{http_route as matches, meta};
+use crate::wire::{http_route as matches, http_types, meta};
 
 /// How many requests wait for an endpoint, and how long: then clients are told at once.
 const QUEUE_CAPACITY: u32 = 100;
@@ -144,16 +145,39 @@ fn http1(backend: &Backend, limits: &ServiceLimits) -> proxy_protocol::Http1 {
 }
 
 fn http2(backend: &Backend, limits: &ServiceLimits) -> proxy_protocol::Http2 {
-    proxy_protocol::Http2 { routes: vec![http(backend, limits)], failure_accrual: accrual(limits) }
+    let mut route = http(backend, limits);
+    let codes = limits.limits.retry.as_ref().map(|retry| retry.codes).filter(|codes| !codes.is_empty());
+    for rule in &mut route.rules {
+        rule.filters.extend(codes.map(retry_calls));
+    }
+    proxy_protocol::Http2 { routes: vec![route], failure_accrual: accrual(limits) }
+}
+
+/// Has calls that end with one of `codes` asked again. A route of HTTP has statuses of HTTP only, and one of gRPC would not do for a port that
+/// may speak either; so the proxy is told as an app would tell it, in a header, which goes no further. What the app itself says comes before it.
+fn retry_calls(codes: Codes) -> http_route::Filter {
+    let header = http_types::headers::Header { name: RETRY_GRPC.into(), value: codes.to_string().into_bytes() };
+    let add = Some(http_types::Headers { headers: vec![header] });
+    let modifier = matches::RequestHeaderModifier { add, ..Default::default() };
+    http_route::Filter { kind: Some(http_route::filter::Kind::RequestHeaderModifier(modifier)) }
 }
 
 fn accrual(limits: &ServiceLimits) -> Option<FailureAccrual> {
     let accrual = limits.accrual?;
-    let failures = failure_accrual::ConsecutiveFailures {
-        max_failures: accrual.failures_max.unwrap_or_default(),
-        backoff: Some(backoff(accrual.pauses)),
+    let (max_failures, backoff) = (accrual.failures_max.unwrap_or_default(), Some(backoff(accrual.pauses)));
+    let kind = match accrual.rate {
+        None => {
+            failure_accrual::Kind::ConsecutiveFailures(failure_accrual::ConsecutiveFailures { max_failures, backoff })
+        }
+        Some(rate) => failure_accrual::Kind::Unified(failure_accrual::Unified {
+            success_rate_threshold: rate.successes_min,
+            decay: duration(rate.decay),
+            min_requests: rate.requests_min,
+            max_consecutive_failures: max_failures,
+            backoff,
+        }),
     };
-    Some(FailureAccrual { kind: Some(failure_accrual::Kind::ConsecutiveFailures(failures)), ejection: None })
+    Some(FailureAccrual { kind: Some(kind), ejection: None })
 }
 
 fn backoff(pauses: Pauses) -> ExponentialBackoff {
@@ -170,7 +194,7 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
     duration.try_into().ok()
 }
 
-/// Statuses of gRPC are told to routes of gRPC only, of which a Service by itself has none.
+/// What is asked again, apart from calls ([`retry_calls`]).
 fn retry(retry: &Retry) -> http_route::Retry {
     let range = |range: &RangeInclusive<u16>| http_route::retry::conditions::StatusRange {
         start: (*range.start()).into(),

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
+use crate::manifest::names;
 use crate::mesh::limits::{Codes, Limits, Retry, Statuses, Timeouts, duration};
 use crate::proxy::backend::{Answer, Retried};
 use crate::proxy::discovery::plan::HttpRule;
@@ -20,7 +21,7 @@ const TIMEOUT: HeaderName = HeaderName::from_static("l5d-timeout");
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("l5d-request-timeout");
 const RESPONSE_TIMEOUT: HeaderName = HeaderName::from_static("l5d-response-timeout");
 const RETRY_HTTP: HeaderName = HeaderName::from_static("l5d-retry-http");
-const RETRY_GRPC: HeaderName = HeaderName::from_static("l5d-retry-grpc");
+const RETRY_GRPC: HeaderName = HeaderName::from_static(names::RETRY_GRPC);
 const RETRY_LIMIT: HeaderName = HeaderName::from_static("l5d-retry-limit");
 const RETRY_TIMEOUT: HeaderName = HeaderName::from_static("l5d-retry-timeout");
 

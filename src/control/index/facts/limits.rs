@@ -6,12 +6,18 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Retry, Statuses, Timeouts, duration};
+use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Rate, Retry, Statuses, Timeouts, duration};
 
 const FAILURES_MAX: u32 = 7;
 const PENALTY_MIN: Duration = Duration::from_secs(1);
 const PENALTY_MAX: Duration = Duration::from_secs(60);
 const PENALTY_JITTER: f64 = 0.5;
+const SUCCESSES_MIN: f64 = 0.8;
+const SUCCESSES_WINDOW: Duration = Duration::from_secs(10);
+const REQUESTS_MIN: u32 = 5;
+/// The shortest window, and the most requests, that proxies take.
+const WINDOW_MIN: Duration = Duration::from_millis(10);
+const REQUESTS_MIN_MAX: u32 = 1_000_000;
 
 /// What is set for the clients of a service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,15 +46,19 @@ impl ServiceLimits {
             let max = said("retry.linkerd.io/limit").and_then(parse::<u16>).map_or(once.max, u32::from);
             Retry { max, timeout: time("retry.linkerd.io/timeout"), ..once }
         });
-        let accrues = said("balancer.linkerd.io/failure-accrual") == Some("consecutive");
-        let accrual = accrues.then(|| {
+        let rate = match said("balancer.linkerd.io/failure-accrual") {
+            Some("consecutive") => Some(None),
+            Some("unified") => Some(Some(rate(said))),
+            _ => None,
+        };
+        let accrual = rate.map(|rate| {
             let said = |name: &str| said(&format!("balancer.linkerd.io/failure-accrual-consecutive-{name}"));
             let time = |name: &str| said(name).and_then(|text| duration(text).ok());
             let jitter = said("jitter-ratio").and_then(parse::<f64>).filter(|ratio| (0.0..=100.0).contains(ratio));
             let shortest = time("min-penalty").unwrap_or(PENALTY_MIN);
             Accrual {
                 failures_max: Some(said("max-failures").and_then(parse).unwrap_or(FAILURES_MAX)).filter(|max| *max > 0),
-                rate: None,
+                rate,
                 pauses: Pauses {
                     shortest,
                     longest: time("max-penalty").unwrap_or(PENALTY_MAX).max(shortest),
@@ -58,6 +68,18 @@ impl ServiceLimits {
             }
         });
         Self { limits: Limits { timeouts, retry }, accrual }
+    }
+}
+
+/// The rate of successes that an endpoint must keep.
+fn rate<'a>(said: impl Fn(&str) -> Option<&'a str>) -> Rate {
+    let said = |name: &str| said(&format!("balancer.alpha.linkerd.io/failure-accrual-success-rate-{name}"));
+    let window = said("window").and_then(|text| duration(text).ok()).filter(|window| *window >= WINDOW_MIN);
+    let successes_min = said("threshold").and_then(parse::<f64>).filter(|rate| (0.0..=1.0).contains(rate));
+    Rate {
+        successes_min: successes_min.unwrap_or(SUCCESSES_MIN),
+        decay: window.unwrap_or(SUCCESSES_WINDOW),
+        requests_min: said("min-requests").and_then(parse).unwrap_or(REQUESTS_MIN).min(REQUESTS_MIN_MAX),
     }
 }
 
@@ -92,6 +114,20 @@ mod tests {
         assert_eq!(read.limits.timeouts.response, None);
         let accrual = read.accrual.unwrap();
         assert_eq!((accrual.failures_max, accrual.pauses.longest), (Some(3), PENALTY_MAX));
+    }
+
+    #[test]
+    fn unified_accrual_goes_by_the_rate_of_successes_too() {
+        let said = |name: &str| format!("balancer.alpha.linkerd.io/failure-accrual-success-rate-{name}");
+        let (threshold, window, requests) = (said("threshold"), said("window"), said("min-requests"));
+        let unified = ("balancer.linkerd.io/failure-accrual", "unified");
+        let of = |set: &[(&str, &str)]| of(&[&[unified], set].concat()).accrual.unwrap();
+        let usual = Rate { successes_min: 0.8, decay: Duration::from_secs(10), requests_min: 5 };
+        assert_eq!((of(&[]).failures_max, of(&[]).rate), (Some(7), Some(usual)));
+        let set = of(&[(&threshold, "0.95"), (&window, "30s"), (&requests, "100")]);
+        assert_eq!(set.rate, Some(Rate { successes_min: 0.95, decay: Duration::from_secs(30), requests_min: 100 }));
+        let wrong = of(&[(&threshold, "80"), (&window, "1ms"), (&requests, "-1")]);
+        assert_eq!(wrong.rate, Some(usual));
     }
 
     #[test]
