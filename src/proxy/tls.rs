@@ -7,30 +7,22 @@
 //! Start at [`Tls::accept`] and [`Tls::connect`]. Whether a connection is mesh TLS at all is found out in [`super::detect`].
 
 mod chains;
+mod configs;
+mod verify;
 
 use std::io;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
-};
-use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedCipherSuite,
-};
+use rustls::CommonState;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use self::chains::Chains;
+use self::configs::Configs;
 use super::credentials::Credentials;
 use super::streams;
 use crate::mesh::Identity;
@@ -43,55 +35,6 @@ pub const TRANSPORT_HEADER_ALPN: &[u8] = b"transport.l5d.io/v1";
 /// A handshake takes two round trips and a millisecond of CPU. A peer that has not finished by then only holds a place.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// AES-128 first, as proxies of this mesh expect; on CPUs without AES instructions ChaCha20 is only the third choice, as with them.
-const CIPHER_SUITES: [SupportedCipherSuite; 3] = [
-    aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-    aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-    aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-];
-
-/// Signatures that are believed. No RSA-PSS: an RSA key can sign an issuer, but not authenticate a peer.
-static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
-    all: &[
-        webpki::aws_lc_rs::ECDSA_P256_SHA256,
-        webpki::aws_lc_rs::ECDSA_P256_SHA384,
-        webpki::aws_lc_rs::ECDSA_P256_SHA512,
-        webpki::aws_lc_rs::ECDSA_P384_SHA256,
-        webpki::aws_lc_rs::ECDSA_P384_SHA384,
-        webpki::aws_lc_rs::ECDSA_P384_SHA512,
-        webpki::aws_lc_rs::ECDSA_P521_SHA256,
-        webpki::aws_lc_rs::ECDSA_P521_SHA384,
-        webpki::aws_lc_rs::ECDSA_P521_SHA512,
-        webpki::aws_lc_rs::ED25519,
-        webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256,
-        webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA384,
-        webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA512,
-    ],
-    mapping: &[
-        (SignatureScheme::ECDSA_NISTP384_SHA384, &[webpki::aws_lc_rs::ECDSA_P384_SHA384]),
-        (SignatureScheme::ECDSA_NISTP256_SHA256, &[webpki::aws_lc_rs::ECDSA_P256_SHA256]),
-        (SignatureScheme::ECDSA_NISTP521_SHA512, &[webpki::aws_lc_rs::ECDSA_P521_SHA512]),
-        (SignatureScheme::ED25519, &[webpki::aws_lc_rs::ED25519]),
-        (SignatureScheme::RSA_PKCS1_SHA512, &[webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA512]),
-        (SignatureScheme::RSA_PKCS1_SHA384, &[webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA384]),
-        (SignatureScheme::RSA_PKCS1_SHA256, &[webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256]),
-    ],
-};
-
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    Arc::new(CryptoProvider {
-        cipher_suites: CIPHER_SUITES.to_vec(),
-        kx_groups: vec![
-            aws_lc_rs::kx_group::X25519MLKEM768,
-            aws_lc_rs::kx_group::X25519,
-            aws_lc_rs::kx_group::SECP256R1,
-            aws_lc_rs::kx_group::SECP384R1,
-        ],
-        signature_verification_algorithms: SIGNATURES,
-        ..aws_lc_rs::default_provider()
-    })
-});
-
 /// Both ends of mesh TLS, always with the latest credentials and bundle. Clones are the same.
 #[derive(Clone)]
 pub struct Tls(Arc<Inner>);
@@ -100,28 +43,6 @@ struct Inner {
     bundle: watch::Receiver<Arc<Bundle>>,
     credentials: watch::Receiver<Option<Arc<Credentials>>>,
     configs: ArcSwapOption<Configs>,
-}
-
-/// What rustls makes of one certificate and one bundle: built when either changes, not for each connection.
-struct Configs {
-    bundle: Arc<Bundle>,
-    credentials: Option<Arc<Credentials>>,
-    client: Arc<ClientConfig>,
-    client_with_header: Arc<ClientConfig>,
-    client_with_streams: Arc<ClientConfig>,
-    /// What servers have shown.
-    server_chains: Arc<Chains>,
-    /// None until there are credentials.
-    servers: Option<Servers>,
-}
-
-struct Servers {
-    identity: Identity,
-    plain: Arc<ServerConfig>,
-    with_header: Arc<ServerConfig>,
-    with_streams: Arc<ServerConfig>,
-    /// What clients have shown.
-    client_chains: Arc<Chains>,
 }
 
 /// What one end offers the other.
@@ -231,12 +152,7 @@ impl Tls {
     {
         let configs = self.configs()?;
         let servers = configs.servers.as_ref().ok_or(Error::NoCredentials)?;
-        let config = match alpn {
-            Alpn::None => &servers.plain,
-            Alpn::TransportHeader => &servers.with_header,
-            Alpn::Streams => &servers.with_streams,
-        };
-        let handshake = TlsAcceptor::from(config.clone()).accept(stream);
+        let handshake = TlsAcceptor::from(servers.configs.of(alpn).clone()).accept(stream);
         let stream = fair::timeout(ACCEPT_TIMEOUT, handshake)
             .await
             .map_err(|_| Error::HandshakeTimeout)?
@@ -268,11 +184,7 @@ impl Tls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let configs = self.configs()?;
-        let config = match offer {
-            Alpn::None => &configs.client,
-            Alpn::TransportHeader => &configs.client_with_header,
-            Alpn::Streams => &configs.client_with_streams,
-        };
+        let config = configs.clients.of(offer);
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| Error::ServerName(server_name.into()))?;
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(Error::Handshake)?;
         let state = stream.get_ref().1;
@@ -315,191 +227,6 @@ impl Tls {
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").field("identity", &self.identity()).finish()
-    }
-}
-
-impl Configs {
-    fn build(bundle: Arc<Bundle>, credentials: Option<Arc<Credentials>>) -> Result<Self, rustls::Error> {
-        let own = credentials.as_ref().map(|credentials| Arc::new(Own(credentials.certified_key.clone())));
-        let server_chains = Arc::<Chains>::default();
-        let client = client_config(&bundle, own.clone(), server_chains.clone())?;
-        let mut client_with_header = client.clone();
-        client_with_header.alpn_protocols = vec![TRANSPORT_HEADER_ALPN.to_vec()];
-        let mut client_with_streams = client.clone();
-        client_with_streams.alpn_protocols = vec![streams::ALPN.to_vec(), TRANSPORT_HEADER_ALPN.to_vec()];
-        let servers = match (&credentials, own) {
-            (Some(credentials), Some(own)) => {
-                let client_chains = Arc::<Chains>::default();
-                let plain = server_config(&bundle, own, client_chains.clone())?;
-                let mut with_header = plain.clone();
-                with_header.alpn_protocols = vec![TRANSPORT_HEADER_ALPN.to_vec()];
-                let mut with_streams = plain.clone();
-                with_streams.alpn_protocols = vec![streams::ALPN.to_vec(), TRANSPORT_HEADER_ALPN.to_vec()];
-                Some(Servers {
-                    identity: credentials.identity.clone(),
-                    plain: Arc::new(plain),
-                    with_header: Arc::new(with_header),
-                    with_streams: Arc::new(with_streams),
-                    client_chains,
-                })
-            }
-            _ => None,
-        };
-        Ok(Self {
-            bundle,
-            credentials,
-            client: Arc::new(client),
-            client_with_header: Arc::new(client_with_header),
-            client_with_streams: Arc::new(client_with_streams),
-            server_chains,
-            servers,
-        })
-    }
-}
-
-fn client_config(bundle: &Bundle, own: Option<Arc<Own>>, chains: Arc<Chains>) -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier { roots: bundle.root_store(), chains }));
-    let mut config = match own {
-        Some(own) => builder.with_client_cert_resolver(own),
-        None => builder.with_no_client_auth(),
-    };
-    // A resumed session would prove what a certificate said then, not what it says now.
-    config.resumption = Resumption::disabled();
-    Ok(config)
-}
-
-fn server_config(bundle: &Bundle, own: Arc<Own>, chains: Arc<Chains>) -> Result<ServerConfig, rustls::Error> {
-    let clients = WebPkiClientVerifier::builder_with_provider(bundle.root_store(), PROVIDER.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(ClientVerifier { clients, chains }))
-        .with_cert_resolver(own);
-    // No client of the mesh resumes, so tickets would be bytes and signatures for nobody.
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
-}
-
-/// This proxy's own certificate and key, whatever the peer's hints and SNI.
-#[derive(Debug)]
-struct Own(Arc<CertifiedKey>);
-
-impl ResolvesClientCert for Own {
-    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.key.choose_scheme(schemes).is_some().then(|| self.0.clone())
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-impl ResolvesServerCert for Own {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
-    }
-}
-
-/// Believes what the bundle vouches for, whatever its name: whose it is [`Tls::connect`] compares.
-#[derive(Debug)]
-struct ServerVerifier {
-    roots: Arc<RootCertStore>,
-    chains: Arc<Chains>,
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.chains.verify(leaf, intermediates, now, || {
-            let leaf = ParsedCertificate::try_from(leaf)?;
-            let algorithms: &[&dyn SignatureVerificationAlgorithm] = SIGNATURES.all;
-            verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)
-        })?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, leaf, signature, &SIGNATURES)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
-}
-
-/// Believes of clients what rustls does, once for each chain.
-#[derive(Debug)]
-struct ClientVerifier {
-    clients: Arc<dyn ClientCertVerifier>,
-    chains: Arc<Chains>,
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.clients.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.clients.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verify = || self.clients.verify_client_cert(leaf, intermediates, now).map(drop);
-        self.chains.verify(leaf, intermediates, now, verify)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.clients.verify_tls12_signature(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.clients.verify_tls13_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.clients.supported_verify_schemes()
     }
 }
 
