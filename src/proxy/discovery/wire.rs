@@ -2,94 +2,35 @@
 //!
 //! Messages are judged as strictly as they deserve: an endpoint that makes no sense is left out, a policy that makes no sense becomes
 //! [`Protocol::Invalid`], under which every request fails. Sending requests somewhere by half a policy would be worse.
+//!
+//! Here are plans, routes and their backends; endpoints, limits and filters are files of their own. Start at [`plan`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+mod endpoint;
+mod filters;
+mod limits;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use endpoint::{endpoint, socket_address};
+use filters::{grpc_filter, http_filter, opaque_filter, sni_match, tls_filter};
+use limits::{accrual_of, grpc_retry, http_retry, timeouts};
+
 use super::plan::{
-    Distribution, Failure, HttpBackend, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal,
-    RetryCounts, RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
+    Distribution, HttpBackend, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal, RetryCounts,
+    RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
 };
 use crate::mesh::Endpoint;
-use crate::mesh::endpoint::{Hint, Http2Client, Server};
-use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Rate, Retry, Statuses, Timeouts};
+use crate::mesh::limits::Limits;
 use crate::mesh::route::{HostMatch, RequestMatch};
 use crate::proxy::backend::{Backend, Spec};
 use crate::proxy::balance::Ewma;
 use crate::proxy::metrics::{Labels, Measured, Scope, Tally};
 use crate::proxy::policy::convert::{self, Invalid};
-use crate::wire::destination::{self, Http2ClientParams, WeightedAddr, protocol_hint, tls_identity};
+use crate::wire::meta;
 use crate::wire::outbound::proxy_protocol::{Detect, Kind};
-use crate::wire::outbound::{self, FailureAccrual, OutboundPolicy, backend};
-use crate::wire::{http_route, meta, net, opaque_route, tls_route};
-
-/// An IP address and a port other than 0.
-pub(super) fn socket_address(address: net::TcpAddress) -> Option<SocketAddr> {
-    let ip = address.ip?.try_into().ok()?;
-    let port = u16::try_from(address.port).ok().filter(|port| *port != 0)?;
-    Some(SocketAddr::new(ip, port))
-}
-
-/// One endpoint of a set with `set_labels`; none where it has no address.
-pub(super) fn endpoint(said: WeightedAddr, set_labels: &HashMap<String, String>) -> Option<Endpoint> {
-    let address = socket_address(said.addr?)?;
-    let mut labels: BTreeMap<String, String> = set_labels.clone().into_iter().collect();
-    labels.extend(said.metric_labels);
-    let hint = said.protocol_hint.unwrap_or_default();
-    let header_port = hint
-        .opaque_transport
-        .and_then(|transport| u16::try_from(transport.inbound_port).ok())
-        .filter(|port| (1..u16::MAX).contains(port));
-    Some(Endpoint {
-        address,
-        server: said.tls_identity.map_or(Server::Unmeshed, server),
-        hint: match hint.protocol {
-            Some(protocol_hint::Protocol::H2(_)) => Hint::Http2,
-            Some(protocol_hint::Protocol::Opaque(_)) => Hint::Opaque,
-            None => Hint::Unknown,
-        },
-        header_port,
-        authority_override: said.authority_override.and_then(|said| {
-            let (name, port) = said.authority_override.rsplit_once(':')?;
-            Some((name.to_owned(), port.parse().ok()?))
-        }),
-        http2: said.http2.map(http2).unwrap_or_default(),
-        labels,
-    })
-}
-
-fn server(said: destination::TlsIdentity) -> Server {
-    let server_name = said.server_name.map(|name| name.name);
-    match said.strategy {
-        Some(tls_identity::Strategy::DnsLikeIdentity(dns)) => match dns.name.parse() {
-            Ok(identity) => Server::Meshed { identity, server_name: server_name.unwrap_or(dns.name) },
-            Err(_) => Server::Unverifiable(dns.name),
-        },
-        Some(tls_identity::Strategy::UriLikeIdentity(uri)) => Server::Unverifiable(uri.uri),
-        None => Server::Unverifiable("an identity of an unknown kind".into()),
-    }
-}
-
-fn http2(said: Http2ClientParams) -> Http2Client {
-    let window = |size: u32| (size > 0).then_some(size);
-    let flow = said.flow_control.unwrap_or_default();
-    let keepalive = said.keep_alive.and_then(|keepalive| {
-        let interval = duration(keepalive.interval?)?;
-        Some((interval, duration(keepalive.timeout?)?))
-    });
-    Http2Client {
-        keepalive: keepalive.filter(|(interval, timeout)| !interval.is_zero() && !timeout.is_zero()),
-        stream_window: window(flow.initial_stream_window_size),
-        connection_window: window(flow.initial_connection_window_size),
-        adaptive_window: flow.adaptive_flow_control,
-    }
-}
-
-fn duration(said: prost_types::Duration) -> Option<Duration> {
-    said.try_into().ok()
-}
+use crate::wire::outbound::{self, OutboundPolicy, backend};
 
 /// Makes backends, or finds those that are there already.
 pub(super) type Backends<'a> = dyn FnMut(Spec) -> Arc<Backend> + 'a;
@@ -158,110 +99,6 @@ fn of_route(scope: Scope, route: &Labels) -> Arc<Measured> {
 
 fn retry_counts(route: &Labels, is_grpc: bool) -> Arc<RetryCounts> {
     Arc::new(RetryCounts { tally: Tally::new(route.clone()), is_grpc })
-}
-
-/// No time at all is no limit.
-fn limit(said: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
-    let Some(said) = said else { return Ok(None) };
-    let limit = duration(said).ok_or_else(|| convert::unparsable("timeout", said))?;
-    Ok((!limit.is_zero()).then_some(limit))
-}
-
-fn timeouts(said: Option<http_route::Timeouts>, of_older: Option<prost_types::Duration>) -> Result<Timeouts, Invalid> {
-    let said = said.unwrap_or_default();
-    let request = limit(said.request)?;
-    Ok(Timeouts {
-        request: if request.is_some() { request } else { limit(of_older)? },
-        response: limit(said.response)?,
-        idle: limit(said.idle)?,
-    })
-}
-
-fn http_retry(said: outbound::http_route::Retry) -> Result<Retry, Invalid> {
-    let conditions = said.conditions.ok_or(Invalid::Missing("the conditions of a retry"))?;
-    let status = |status: u32| u16::try_from(status).ok().filter(|status| (1..600).contains(status));
-    let range =
-        |range: outbound::http_route::retry::conditions::StatusRange| match (status(range.start), status(range.end)) {
-            (Some(start), Some(end)) => Ok(start..=end),
-            _ => Err(convert::unparsable("statuses of a retry", (range.start, range.end))),
-        };
-    let statuses = conditions.status_ranges.into_iter().map(range).collect::<Result<_, _>>()?;
-    let conditions = (Statuses(statuses), Codes::default());
-    retry(said.max_retries, said.max_request_bytes, conditions, said.timeout, said.backoff)
-}
-
-fn grpc_retry(said: outbound::grpc_route::Retry) -> Result<Retry, Invalid> {
-    let conditions = said.conditions.ok_or(Invalid::Missing("the conditions of a retry"))?;
-    let on = [
-        (conditions.cancelled, 1),
-        (conditions.deadine_exceeded, 4),
-        (conditions.resource_exhausted, 8),
-        (conditions.internal, 13),
-        (conditions.unavailable, 14),
-    ];
-    let codes = on.into_iter().filter(|(is_on, _)| *is_on).fold(Codes::default(), |codes, (_, code)| codes.with(code));
-    let conditions = (Statuses::default(), codes);
-    retry(said.max_retries, said.max_request_bytes, conditions, said.timeout, said.backoff)
-}
-
-fn retry(
-    max: u32,
-    bytes_max: u32,
-    (statuses, codes): (Statuses, Codes),
-    timeout: Option<prost_types::Duration>,
-    backoff: Option<outbound::ExponentialBackoff>,
-) -> Result<Retry, Invalid> {
-    if max > u32::from(u16::MAX) {
-        return Err(convert::unparsable("number of retries", max));
-    }
-    let pauses = backoff.map(pauses).transpose()?.unwrap_or(Pauses::OF_RETRIES);
-    let body_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    Ok(Retry { max, statuses, codes, body_max, timeout: limit(timeout)?, pauses })
-}
-
-fn pauses(said: outbound::ExponentialBackoff) -> Result<Pauses, Invalid> {
-    let missing = || Invalid::Missing("the bounds of a backoff");
-    let shortest = said.min_backoff.and_then(duration).ok_or_else(missing)?;
-    let longest = said.max_backoff.and_then(duration).ok_or_else(missing)?;
-    Ok(Pauses { shortest, longest, jitter: f64::from(said.jitter_ratio) })
-}
-
-fn accrual(said: Option<FailureAccrual>) -> Result<Option<Accrual>, Invalid> {
-    use outbound::failure_accrual::Kind;
-    let Some(said) = said else { return Ok(None) };
-    let ready_min = said.ejection.map_or(0, |ejection| ejection.min_ready_endpoints as usize);
-    let some = |max: u32| (max > 0).then_some(max);
-    let backoff = |backoff: Option<_>| pauses(backoff.ok_or(Invalid::Missing("the backoff of failure accrual"))?);
-    Ok(Some(match said.kind.ok_or(Invalid::Missing("the kind of failure accrual"))? {
-        Kind::ConsecutiveFailures(said) => {
-            Accrual { failures_max: some(said.max_failures), rate: None, pauses: backoff(said.backoff)?, ready_min }
-        }
-        Kind::Unified(said) => Accrual {
-            failures_max: some(said.max_consecutive_failures),
-            rate: match said.decay.and_then(duration) {
-                Some(decay) if said.success_rate_threshold > 0.0 => {
-                    Some(Rate { successes_min: said.success_rate_threshold, decay, requests_min: said.min_requests })
-                }
-                _ => None,
-            },
-            pauses: backoff(said.backoff)?,
-            ready_min,
-        },
-    }))
-}
-
-/// Failure accrual of any of the protocols is that of the backends: all of them share their endpoints.
-fn accrual_of(kind: &Kind) -> Result<Option<Accrual>, Invalid> {
-    accrual(match kind {
-        Kind::Detect(detect) => {
-            let http1 = detect.http1.as_ref().and_then(|http| http.failure_accrual);
-            http1.or_else(|| detect.http2.as_ref().and_then(|http| http.failure_accrual))
-        }
-        Kind::Http1(http) => http.failure_accrual,
-        Kind::Http2(http) => http.failure_accrual,
-        Kind::Grpc(grpc) => grpc.failure_accrual,
-        Kind::Opaque(_) | Kind::Tls(_) => None,
-    })
 }
 
 fn protocol(policy: OutboundPolicy, parent: &Labels, backends: &mut Backends<'_>) -> Result<Protocol, Invalid> {
@@ -477,61 +314,8 @@ fn ewma(load: Option<backend::balance_p2c::Load>) -> Ewma {
     }
 }
 
-fn http_filter(filter: outbound::http_route::Filter, matches: &[RequestMatch]) -> Result<HttpFilter, Invalid> {
-    use outbound::http_route::filter::Kind;
-    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
-        Kind::FailureInjector(fail) => {
-            let with = Failure::Http(convert::status(fail.status)?, fail.message);
-            HttpFilter::Fail { with, ratio: convert::ratio(fail.ratio)? }
-        }
-        Kind::RequestHeaderModifier(edit) => {
-            HttpFilter::RequestHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
-        }
-        Kind::ResponseHeaderModifier(edit) => {
-            HttpFilter::ResponseHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
-        }
-        Kind::Redirect(to) => HttpFilter::Redirect(convert::redirect(to, matches)?),
-    })
-}
-
-fn grpc_filter(filter: outbound::grpc_route::Filter) -> Result<HttpFilter, Invalid> {
-    use outbound::grpc_route::filter::Kind;
-    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
-        Kind::FailureInjector(fail) => {
-            let code = i32::try_from(fail.code).map_err(|_| convert::unparsable("gRPC code", fail.code))?;
-            HttpFilter::Fail { with: Failure::Grpc(code, fail.message), ratio: convert::ratio(fail.ratio)? }
-        }
-        Kind::RequestHeaderModifier(edit) => {
-            HttpFilter::RequestHeaders(convert::header_modifier(edit.add, edit.set, &edit.remove)?)
-        }
-    })
-}
-
-fn opaque_filter(filter: outbound::opaque_route::Filter) -> Result<Refusal, Invalid> {
-    use outbound::opaque_route::filter::Kind;
-    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
-        Kind::Forbidden(opaque_route::Forbidden {}) => Refusal::Forbidden,
-        Kind::Invalid(invalid) => Refusal::Invalid(invalid.message),
-    })
-}
-
-fn tls_filter(filter: outbound::tls_route::Filter) -> Result<Refusal, Invalid> {
-    use outbound::tls_route::filter::Kind;
-    Ok(match filter.kind.ok_or(Invalid::Missing("the kind of a filter"))? {
-        Kind::Forbidden(opaque_route::Forbidden {}) => Refusal::Forbidden,
-        Kind::Invalid(invalid) => Refusal::Invalid(invalid.message),
-    })
-}
-
-fn sni_match(sni: tls_route::SniMatch) -> Result<HostMatch, Invalid> {
-    use tls_route::sni_match::Match;
-    match sni.r#match.ok_or(Invalid::Missing("the name of an SNI"))? {
-        Match::Exact(exact) => Ok(HostMatch::Exact(exact.to_ascii_lowercase())),
-        Match::Suffix(suffix) => {
-            let labels = suffix.reverse_labels.iter().rev().map(|label| label.to_ascii_lowercase());
-            Ok(HostMatch::Suffix(labels.collect::<Vec<_>>().join(".")))
-        }
-    }
+fn duration(said: prost_types::Duration) -> Option<Duration> {
+    said.try_into().ok()
 }
 
 #[cfg(test)]
@@ -539,74 +323,7 @@ mod tests {
     use super::*;
     use crate::proxy::backend::Queues;
     use crate::proxy::client::tests::connector;
-    use crate::wire::destination::{ProtocolHint, TlsIdentity};
     use crate::wire::outbound::ProxyProtocol;
-
-    fn said() -> WeightedAddr {
-        let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
-        WeightedAddr { addr: Some(address.into()), ..WeightedAddr::default() }
-    }
-
-    fn read(said: WeightedAddr) -> Endpoint {
-        endpoint(said, &HashMap::from([("service".to_owned(), "web".to_owned())])).unwrap()
-    }
-
-    fn identified(strategy: tls_identity::Strategy) -> Server {
-        let identity = TlsIdentity { strategy: Some(strategy), server_name: None };
-        read(WeightedAddr { tls_identity: Some(identity), ..said() }).server
-    }
-
-    #[test]
-    fn an_address_is_big_endian_and_labels_are_those_of_set_and_endpoint() {
-        let mut said = said();
-        said.addr = Some(net::TcpAddress {
-            ip: Some(net::IpAddress { ip: Some(net::ip_address::Ip::Ipv4(0x0a00_0001)) }),
-            port: 80,
-        });
-        said.metric_labels.insert("pod".into(), "web-1".into());
-        let endpoint = read(said);
-        assert_eq!(endpoint.address, "10.0.0.1:80".parse().unwrap());
-        assert_eq!(endpoint.labels, BTreeMap::from([("pod".into(), "web-1".into()), ("service".into(), "web".into())]));
-        assert_eq!((endpoint.server, endpoint.header_port), (Server::Unmeshed, None));
-    }
-
-    #[test]
-    fn an_endpoint_without_a_usable_address_is_left_out() {
-        let port = |port| WeightedAddr { addr: said().addr.map(|addr| net::TcpAddress { port, ..addr }), ..said() };
-        for said in [WeightedAddr::default(), port(0), port(70_000)] {
-            assert_eq!(endpoint(said, &HashMap::new()), None);
-        }
-    }
-
-    #[test]
-    fn the_server_name_is_the_identity_unless_given() {
-        let dns = tls_identity::DnsLikeIdentity { name: "web.shop".into() };
-        let server = identified(tls_identity::Strategy::DnsLikeIdentity(dns));
-        assert_eq!(server, Server::Meshed { identity: "web.shop".parse().unwrap(), server_name: "web.shop".into() });
-    }
-
-    #[test]
-    fn an_identity_that_cannot_be_verified_does_not_make_an_endpoint_plaintext() {
-        let uri = tls_identity::UriLikeIdentity { uri: "spiffe://cluster.local/web".into() };
-        let dns = tls_identity::DnsLikeIdentity { name: "web.shop.".into() };
-        for strategy in [tls_identity::Strategy::UriLikeIdentity(uri), tls_identity::Strategy::DnsLikeIdentity(dns)] {
-            assert!(matches!(identified(strategy), Server::Unverifiable(_)));
-        }
-        let none = TlsIdentity { strategy: None, server_name: None };
-        assert!(matches!(read(WeightedAddr { tls_identity: Some(none), ..said() }).server, Server::Unverifiable(_)));
-    }
-
-    #[test]
-    fn a_header_port_out_of_range_is_none() {
-        let with = |inbound_port| {
-            let opaque_transport = Some(protocol_hint::OpaqueTransport { inbound_port });
-            read(WeightedAddr { protocol_hint: Some(ProtocolHint { protocol: None, opaque_transport }), ..said() })
-        };
-        assert_eq!(with(4143).header_port, Some(4143));
-        for port in [0, 65_535, 70_000] {
-            assert_eq!(with(port).header_port, None);
-        }
-    }
 
     fn planned(kind: Option<Kind>) -> Protocol {
         let connector = connector();
