@@ -1,7 +1,7 @@
 //! Carries connections from the network to the app in this pod.
 //!
 //! In: what the redirection sends to the inbound port. Out: bytes or requests at the app, in plaintext, at the very address the client
-//! meant. Each step is a line of [`Inbound::app_port`] or [`Inbound::direct`]; a permit comes before every byte the app gets.
+//! meant. Each step is a line of [`Inbound::app_port`] here or [`Inbound::direct`] in direct.rs; a permit comes before every byte the app gets (carry.rs).
 //!
 //! ```text
 //!   accept ─> target ─┬─ the inbound port itself: TLS, a certificate, a transport header ─┬─> permit ─> app
@@ -10,34 +10,33 @@
 //!
 //! Start at [`Inbound::serve`].
 
+mod carry;
+mod direct;
+mod error;
+
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use error::Error;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::server::TlsStream;
 
 use super::access_log::AccessLog;
-use super::connections::{Opened, Table};
-use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
-use super::http::{self, AppError, AppOptions, Apps, Http, Open, Session};
+use super::connections::Table;
+use super::detect::{self, Detected, Patience, Spoken, detect};
+use super::http::{AppError, AppOptions, Apps, Http};
 use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
 use super::settings::Settings;
-use super::streams::Framed;
-use super::tcp;
-use super::tls::{self, Alpn, Terms, Tls};
-use super::transport_header::{self, Header};
+use super::tls::{self, Alpn, Tls};
 use crate::mesh::Protocol;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
-use crate::mesh::policy::{Client, ClientTls, Denied, ServerPolicy, ServerProtocol};
-use crate::net::counted::Counted;
+use crate::mesh::policy::{Client, ClientTls, ServerPolicy, ServerProtocol};
 use crate::net::drain::Drain;
-use crate::net::fair;
 use crate::net::newcomers::Newcomers;
 use crate::net::prefixed::Prefixed;
 use crate::net::serve::serve;
@@ -51,9 +50,6 @@ const CONNECTIONS_MAX: usize = 20_000;
 const STRANGERS_MAX: usize = 15_000;
 /// Connections to the inbound port itself whose client has yet to prove who it is: as many as handshakes that a CPU does in a second or two.
 const NEWCOMERS_MAX: usize = 2_000;
-
-/// How long a connection may wait for its next opaque stream: longer than clients of this kind keep it for one.
-const STREAMS_IDLE: Duration = Duration::from_secs(60);
 
 /// What the way in needs to know from the start.
 #[derive(Clone, Debug)]
@@ -127,63 +123,6 @@ struct Arrival {
     security: Security,
 }
 
-/// A client that came to the inbound port, has proven who it is, and said what for.
-struct Proven {
-    stream: TlsStream<Prefixed<TcpStream>>,
-    security: Security,
-    /// Whether it may send one stream after another.
-    streams: bool,
-    terms: Terms,
-    header: Header,
-}
-
-/// Why a connection was not carried to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    App(#[from] AppError),
-    #[error(transparent)]
-    Carry(#[from] tcp::Error),
-    #[error("too many connections are open whose clients have not proven who they are")]
-    Crowded,
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error(transparent)]
-    Detect(#[from] detect::Error),
-    #[error("refusing to be a gateway to {0}")]
-    Gateway(String),
-    #[error(transparent)]
-    Header(#[from] transport_header::Error),
-    #[error("the transport header took more than {0:?}")]
-    HeaderTimeout(Duration),
-    #[error("the HTTP connection with the client broke")]
-    Http(#[source] hyper::Error),
-    #[error("refusing to connect to {0}: it is this very proxy")]
-    Loop(SocketAddr),
-    #[error("what comes to the inbound port itself must be mesh TLS for this pod")]
-    NotMesh,
-    #[error("HTTP came as another stream of a connection")]
-    NotOpaque,
-    #[error("the client negotiated no transport header")]
-    NoTransportHeader,
-    #[error("the app is told the address of each client, so that only HTTP reaches it")]
-    OnlyHttp,
-    #[error("the policy in force no longer lets the client in")]
-    Revoked,
-    #[error("cannot set up the accepted socket")]
-    Socket(#[source] io::Error),
-    #[error("cannot accept another stream of a connection")]
-    Stream(#[source] io::Error),
-    #[error("cannot tell where the client meant to go")]
-    Target(#[source] io::Error),
-    #[error(transparent)]
-    Tls(#[from] tls::Error),
-    #[error("the client showed no certificate")]
-    Unauthenticated,
-    #[error("{0} is no address of this pod")]
-    WrongTarget(SocketAddr),
-}
-
 impl Inbound {
     pub fn new(
         options: Options,
@@ -241,106 +180,6 @@ impl Inbound {
             self.direct(stream, client, target).await
         } else {
             self.app_port(stream, client, target).await
-        }
-    }
-
-    /// A peer's proxy came to the inbound port itself: it must prove who it is, and say what for.
-    async fn direct(&self, stream: TcpStream, client: SocketAddr, server: SocketAddr) -> Result<(), Error> {
-        let mut newcomer = self.newcomers.enter();
-        let Proven { stream, security, streams, terms, header } = tokio::select! {
-            proven = Box::pin(self.prove(stream)) => proven?,
-            () = newcomer.lost() => return Err(Error::Crowded),
-        };
-        drop(newcomer);
-        let protocol = header.protocol;
-        let arrival = self.meant(header, client, server, security)?;
-        if streams && protocol == Protocol::Opaque {
-            return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
-        }
-        let policy = self.policies.port(arrival.target.port());
-        self.forward(arrival, policy, protocol, Box::new(stream), None).await
-    }
-
-    /// Finds out who a client is that came to the inbound port.
-    async fn prove(&self, stream: TcpStream) -> Result<Proven, Error> {
-        let within = self.options.detect_timeout;
-        let (spoken, stream) = detect_client(stream, Patience { unfinished: within, silent: Some(within) }).await?;
-        if !self.is_ours(&spoken) {
-            return Err(Error::NotMesh);
-        }
-        let tls::Accepted { mut stream, security, transport_header, streams, terms } =
-            self.tls.accept(stream, Alpn::Streams).await?;
-        if !matches!(security, Security::Mutual(_)) {
-            return Err(Error::Unauthenticated);
-        }
-        if !transport_header {
-            return Err(Error::NoTransportHeader);
-        }
-        let header =
-            fair::timeout(within, Header::read(&mut stream)).await.map_err(|_| Error::HeaderTimeout(within))??;
-        Ok(Proven { stream, security, streams, terms, header })
-    }
-
-    /// What a transport header means.
-    fn meant(
-        &self,
-        header: Header,
-        client: SocketAddr,
-        server: SocketAddr,
-        security: Security,
-    ) -> Result<Arrival, Error> {
-        let identity = match &security {
-            Security::Mutual(tls) => tls.client_identity.as_ref().map(ToString::to_string),
-            _ => None,
-        };
-        let labels = Labels::new([
-            ("session_protocol", session_protocol(header.protocol).to_owned()),
-            ("target_port", header.port.to_string()),
-            ("target_name", header.name.clone().unwrap_or_default()),
-            ("client_id", identity.unwrap_or_default()),
-        ]);
-        self.http.metrics.count(Event::InboundTransportHeaders, &labels);
-        if let Some(name) = header.name {
-            return Err(Error::Gateway(name));
-        }
-        let target = SocketAddr::new(server.ip(), header.port);
-        if header.port == self.options.port {
-            return Err(Error::Loop(target));
-        }
-        Ok(Arrival { client, server, target, security })
-    }
-
-    /// Carries one opaque stream after another. Each is authorized, and accepted once the app is there.
-    async fn forward_streams(
-        &self,
-        first: Arrival,
-        connection: TlsStream<Prefixed<TcpStream>>,
-        terms: &Terms,
-    ) -> Result<(), Error> {
-        let (mut arrival, mut connection, mut is_first) = (first, connection, true);
-        loop {
-            let mut policy = self.policies.port(arrival.target.port());
-            let permitted = self.permit_bytes(&arrival, &mut policy)?;
-            let app = self.http.apps.connect(arrival.target).await?.into();
-            let accepted =
-                if is_first { Ok(Framed::first(connection, &[])) } else { Framed::accepted(connection).await };
-            let mut stream = accepted.map_err(Error::Stream)?;
-            self.carry_bytes(&arrival, policy, &permitted, &mut stream, app).await?;
-            let Some(ended) = stream.into_connection() else { return Ok(()) };
-            (connection, is_first) = (ended, false);
-            let header = tokio::select! {
-                header = tokio::time::timeout(STREAMS_IDLE, Header::read(&mut connection)) => header,
-                () = self.http.drain.started() => return Ok(()),
-            };
-            // Between two streams a client may leave as it likes. One that came too late finds a new connection.
-            let Ok(Ok(header)) = header else { return Ok(()) };
-            if self.http.drain.has_started() || !self.tls.still(terms) {
-                return Ok(());
-            }
-            if header.protocol != Protocol::Opaque {
-                return Err(Error::NotOpaque);
-            }
-            arrival = self.meant(header, arrival.client, arrival.server, arrival.security)?;
         }
     }
 
@@ -408,114 +247,6 @@ impl Inbound {
         Ok((spoken, client, server))
     }
 
-    /// Puts the connection on record and carries it, blindly or request by request.
-    async fn forward(
-        &self,
-        arrival: Arrival,
-        policy: watch::Receiver<Arc<ServerPolicy>>,
-        protocol: Protocol,
-        stream: Box<dyn Stream>,
-        dialled: Dialled,
-    ) -> Result<(), Error> {
-        if protocol == Protocol::Opaque {
-            return self.forward_bytes(arrival, policy, stream, dialled).await;
-        }
-        let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
-        let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
-        let dialled = dialled.and_then(Result::ok).map(|app| Box::new(app) as Box<dyn Stream>);
-        let session = Session {
-            http: self.http.clone(),
-            client: arrival.client(),
-            target: arrival.target,
-            policy,
-            labels: arrival.labels(),
-            open: Some(open),
-            dialled: Mutex::new(dialled),
-            kinds: Mutex::default(),
-        };
-        http::serve(session, protocol, stream).await.map_err(Error::Http)
-    }
-
-    async fn forward_bytes(
-        &self,
-        arrival: Arrival,
-        mut policy: watch::Receiver<Arc<ServerPolicy>>,
-        stream: Box<dyn Stream>,
-        dialled: Dialled,
-    ) -> Result<(), Error> {
-        let permitted = self.permit_bytes(&arrival, &mut policy)?;
-        let app = match dialled {
-            Some(dialled) => dialled?,
-            None => self.http.apps.connect(arrival.target).await?.into(),
-        };
-        self.carry_bytes(&arrival, policy, &permitted, stream, app).await
-    }
-
-    /// Whether the client may exchange blind bytes with the app.
-    fn permit_bytes(
-        &self,
-        arrival: &Arrival,
-        policy: &mut watch::Receiver<Arc<ServerPolicy>>,
-    ) -> Result<Permitted, Error> {
-        // Blind bytes may be HTTP that says of its client what it likes.
-        if self.options.tells_client_ip {
-            return Err(Error::OnlyHttp);
-        }
-        let in_force = policy.borrow_and_update().clone();
-        let labels = Labels::server(&in_force.meta, arrival.target.port());
-        let labels = arrival.labels().and(&labels);
-        let permit = in_force
-            .authorize_connection(&arrival.client())
-            .inspect_err(|_| self.http.metrics.count(Event::InboundTcpDenied, &labels))?;
-        let permitted = labels.and(&Labels::meta("authz", permit.authorization()));
-        self.http.metrics.count(Event::InboundTcpAllowed, &permitted);
-        if permit.is_audit() {
-            tracing::info!(client = %arrival.client, target = %arrival.target, "permitted by the audit policy only");
-        }
-        Ok(Permitted { in_force, labels })
-    }
-
-    async fn carry_bytes(
-        &self,
-        arrival: &Arrival,
-        mut policy: watch::Receiver<Arc<ServerPolicy>>,
-        permitted: &Permitted,
-        stream: impl Stream,
-        app: Prefixed<TcpStream>,
-    ) -> Result<(), Error> {
-        let client = arrival.client();
-        let open = self.open(arrival, &permitted.in_force, Protocol::Opaque);
-        let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
-        tokio::select! {
-            carried = tcp::carry(stream, app, &self.http.drain) => {
-                Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
-            }
-            () = revoked(&mut policy, &client) => {
-                self.http.metrics.count(Event::InboundTcpTerminated, &permitted.labels);
-                Err(Error::Revoked)
-            }
-        }
-    }
-
-    fn open(&self, arrival: &Arrival, policy: &ServerPolicy, protocol: Protocol) -> Open {
-        let Arrival { client, server, target, security } = arrival.clone();
-        let entry = self.connections.open(Opened {
-            direction: Direction::Inbound,
-            client,
-            server,
-            target,
-            authority: None,
-            protocol,
-            security,
-            labels: Default::default(),
-        });
-        let labels = Labels::direction(Direction::Inbound)
-            .and(&Labels::new([("peer", "src")]))
-            .and(&arrival.labels())
-            .and(&Labels::server(&policy.meta, target.port()));
-        Open { entry, transport: self.http.metrics.transport(&labels) }
-    }
-
     /// Whether what the client said is the beginning of TLS with this very proxy.
     fn is_ours(&self, spoken: &Spoken) -> bool {
         match (spoken, self.tls.identity()) {
@@ -537,22 +268,9 @@ impl Inbound {
     }
 
     fn report(&self, client: SocketAddr, error: &Error) {
-        let label = match error {
-            Error::Detect(detect::Error::Silent(_)) => "tls detection timeout",
-            Error::App(_) | Error::Carry(_) | Error::Detect(_) | Error::Http(_) => "i/o",
-            Error::Crowded => "loadshed",
-            Error::Gateway(_) => "gateway domain invalid",
-            _ => "unexpected",
-        };
-        self.http.metrics.count(Event::InboundTcpErrors, &Labels::new([("error", label)]));
+        self.http.metrics.count(Event::InboundTcpErrors, &Labels::new([("error", error.label())]));
         tracing::debug!(%client, error = %error_chain(error), "an inbound connection ended");
     }
-}
-
-/// The policy that let blind bytes through, and its labels.
-struct Permitted {
-    in_force: Arc<ServerPolicy>,
-    labels: Labels,
 }
 
 /// What became of connecting to the app, if that has been tried.
@@ -580,14 +298,6 @@ fn protocol(hint: &ServerProtocol, spoken: &Spoken) -> Protocol {
     }
 }
 
-fn session_protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http1 => "http/1",
-        Protocol::Http2 => "http/2",
-        Protocol::Opaque => "",
-    }
-}
-
 /// A dual-stack listener shows IPv4 as mapped addresses.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
@@ -597,17 +307,4 @@ fn flatten<S>(stream: Prefixed<Prefixed<S>>) -> Prefixed<S> {
     let (later, inner) = stream.into_parts();
     let (earlier, stream) = inner.into_parts();
     Prefixed::new([later, earlier].concat(), stream)
-}
-
-/// Resolves when a change of policy puts the client out.
-async fn revoked(policy: &mut watch::Receiver<Arc<ServerPolicy>>, client: &Client) {
-    loop {
-        if policy.changed().await.is_err() {
-            // Nobody is left to change it.
-            return pending().await;
-        }
-        if policy.borrow_and_update().authorize_connection(client).is_err() {
-            return;
-        }
-    }
 }
