@@ -35,7 +35,7 @@ pub use tries::Retried;
 use super::balance::{Balancer, Ewma, Pick};
 use super::client::http::Client;
 use super::client::{self, Connection, Connector};
-use super::discovery::endpoints::Endpoints;
+use super::discovery::endpoints::{Endpoints, Updates};
 use super::http::peek::Beginning;
 use super::http::repeat::{self, Again, Unserved};
 use super::http::{Body, grpc_status, outcome};
@@ -89,12 +89,13 @@ pub struct Backend {
     _stop: DropGuard,
 }
 
-/// The endpoints of a backend by whether requests go there now, and how many wait for one.
+/// The endpoints of a backend by whether requests go there now, how many wait for one, and what was told of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Census {
     pub ready: usize,
     pub pending: usize,
     pub waiting: usize,
+    pub updates: Updates,
 }
 
 #[derive(Debug)]
@@ -214,7 +215,8 @@ impl Backend {
         let state = balance.lock();
         let ready = state.balancer.ready(std::time::Instant::now());
         let pending = state.balancer.items().count().saturating_sub(ready);
-        Some(Census { ready, pending, waiting: balance.waiting.load(Ordering::Relaxed) })
+        let updates = state.endpoints.updates();
+        Some(Census { ready, pending, waiting: balance.waiting.load(Ordering::Relaxed), updates })
     }
 
     /// Notes that a new stream of `Destination.Get` begins: its first message is the whole truth.

@@ -11,6 +11,7 @@
 
 mod app;
 mod body;
+mod dialled;
 pub mod headers;
 mod heads;
 pub mod host;
@@ -34,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use app::{Apps, Error as AppError, Options as AppOptions};
 pub use body::{Body, Ends, Kept, Late, Time, cause, grpc_status, outcome, reset};
+pub use dialled::Dialled;
 pub use repeat::{UNSERVED, Unserved};
 
 use super::access_log::{AccessLog, Entry};

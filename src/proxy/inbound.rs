@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use super::access_log::AccessLog;
 use super::connections::Table;
 use super::detect::{self, Detected, Patience, Spoken, detect};
-use super::http::{AppError, AppOptions, Apps, Http};
+use super::http::{AppError, AppOptions, Apps, Dialled, Http};
 use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
 use super::settings::Settings;
@@ -133,7 +133,7 @@ impl Inbound {
         drain: Drain,
     ) -> Self {
         let http = Http {
-            apps: Apps::new(options.app, drain.clone()),
+            apps: Apps::new(options.app, metrics.clone(), drain.clone()),
             metrics,
             drain,
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.min(Semaphore::MAX_PERMITS))),
@@ -222,8 +222,8 @@ impl Inbound {
         stream: S,
         arrival: &Arrival,
         policy: &watch::Receiver<Arc<ServerPolicy>>,
-        dialled: Dialled,
-    ) -> Result<(Spoken, Prefixed<S>, Dialled), Error> {
+        dialled: Tried,
+    ) -> Result<(Spoken, Prefixed<S>, Tried), Error> {
         let unfinished = self.options.detect_timeout;
         let policy = policy.borrow().clone();
         let may_hear = policy.authorize_connection(&arrival.client()).is_ok();
@@ -274,7 +274,7 @@ impl Inbound {
 }
 
 /// What became of connecting to the app, if that has been tried.
-type Dialled = Option<Result<Prefixed<TcpStream>, AppError>>;
+type Tried = Option<Result<Prefixed<Dialled>, AppError>>;
 
 impl Arrival {
     fn client(&self) -> Client {

@@ -234,6 +234,16 @@ pub struct Transport {
 }
 
 impl Transport {
+    /// Counts bytes that were read.
+    pub fn read(&self, bytes: u64) {
+        self.totals.read.inc_by(bytes);
+    }
+
+    /// Counts bytes that were written.
+    pub fn wrote(&self, bytes: u64) {
+        self.totals.written.inc_by(bytes);
+    }
+
     /// What [`crate::net::counted::Counted`] adds to.
     pub fn totals(&self) -> Totals {
         self.totals.clone()

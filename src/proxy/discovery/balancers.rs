@@ -1,4 +1,5 @@
-//! Tells of the backends that are in use, when scraped: how many endpoints each has, and how many wait for one.
+//! Tells of the backends that are in use, when scraped: how many endpoints each has, how many wait for one, and how often it was
+//! told of endpoints.
 //!
 //! In: the backends by authority. Out: `outbound_http_balancer_*`. Nothing is counted meanwhile, so requests pay nothing for it; opaque
 //! connections share the endpoints of requests, and so these families.
@@ -7,8 +8,9 @@ use std::fmt;
 use std::sync::Weak;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 
 use super::{Shared, lock};
 use crate::proxy::backend::{Backend, Census};
@@ -39,6 +41,16 @@ impl Collector for Balancers {
             encoder.encode_descriptor("outbound_http_balancer_queue_length", help, None, MetricType::Gauge)?;
         for (labels, census) in &told {
             family.encode_family(labels)?.encode_gauge(&u32::try_from(census.waiting).unwrap_or(u32::MAX))?;
+        }
+        let help = "What was told of the endpoints of a backend, by what it did to them";
+        let mut family =
+            encoder.encode_descriptor("outbound_http_balancer_updates", help, None, MetricType::Counter)?;
+        for (labels, census) in &told {
+            let updates = census.updates;
+            for (op, count) in [("Reset", updates.resets), ("Add", updates.adds), ("Remove", updates.removes)] {
+                let labels = labels.and(&Labels::new([("op", op)]));
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

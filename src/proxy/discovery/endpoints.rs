@@ -21,6 +21,16 @@ pub struct Endpoints {
     is_anew: bool,
     /// Whether anything has been told yet.
     is_told: bool,
+    updates: Updates,
+}
+
+/// How many messages there were of each kind.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Updates {
+    /// Those that said the whole set: the first of a stream, and that there are no endpoints.
+    pub resets: u64,
+    pub adds: u64,
+    pub removes: u64,
 }
 
 /// What an update changed. Endpoints that were said again as they are do not appear.
@@ -42,10 +52,22 @@ impl Endpoints {
         self.is_told
     }
 
+    /// What has been told so far.
+    pub fn updates(&self) -> Updates {
+        self.updates
+    }
+
     pub fn apply(&mut self, update: Update) -> Change {
         let Some(update) = update.update else { return Change::default() };
         let is_anew = std::mem::take(&mut self.is_anew);
         self.is_told = true;
+        let updates = &mut self.updates;
+        let counted = match &update {
+            update::Update::Add(_) if !is_anew => &mut updates.adds,
+            update::Update::Add(_) | update::Update::NoEndpoints(_) => &mut updates.resets,
+            update::Update::Remove(_) => &mut updates.removes,
+        };
+        *counted += 1;
         match update {
             update::Update::Add(set) => {
                 let said = set.addrs.into_iter().filter_map(|address| wire::endpoint(address, &set.metric_labels));
@@ -165,6 +187,16 @@ mod tests {
             assert_eq!(endpoints.apply(no_endpoints(exists)).removed, [address(1)]);
             assert!(endpoints.is_told());
         }
+    }
+
+    #[test]
+    fn messages_are_counted_by_what_they_say_and_those_that_say_nothing_are_not() {
+        let mut endpoints = Endpoints::default();
+        endpoints.lost();
+        for update in [add(&[1]), add(&[2]), remove(&[2]), no_endpoints(true), Update::default()] {
+            endpoints.apply(update);
+        }
+        assert_eq!(endpoints.updates(), Updates { resets: 2, adds: 1, removes: 1 });
     }
 
     #[test]

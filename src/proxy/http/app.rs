@@ -19,12 +19,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::dialled::Dialled;
 use super::interim;
 use super::repeat::{self, Again, Unserved};
 use super::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
 use crate::net::fair;
 use crate::net::stream::Stream;
+use crate::proxy::metrics::{Labels, Metrics};
 
 /// Idle HTTP/1 connections kept per port; a burst of more connects again.
 const IDLE_MAX: usize = 128;
@@ -47,16 +49,24 @@ pub struct Apps(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    options: Options,
+    connector: Arc<Connector>,
     drain: Drain,
     apps: Mutex<HashMap<SocketAddr, Arc<App>>>,
+}
+
+/// Makes connections, and counts them.
+#[derive(Debug)]
+struct Connector {
+    options: Options,
+    metrics: Metrics,
+    labels: Labels,
 }
 
 /// One port of the app.
 #[derive(Debug)]
 pub struct App {
     target: SocketAddr,
-    options: Options,
+    connector: Arc<Connector>,
     drain: Drain,
     idle: Mutex<Vec<Idle>>,
     shared: tokio::sync::Mutex<Option<Http2>>,
@@ -113,8 +123,9 @@ pub struct Answered {
 }
 
 impl Apps {
-    pub fn new(options: Options, drain: Drain) -> Self {
-        let shared = Arc::new(Shared { options, drain, apps: Mutex::default() });
+    pub fn new(options: Options, metrics: Metrics, drain: Drain) -> Self {
+        let connector = Arc::new(Connector { options, metrics, labels: Dialled::labels() });
+        let shared = Arc::new(Shared { connector, drain, apps: Mutex::default() });
         shared.drain.spawn(sweep(Arc::downgrade(&shared), shared.drain.clone()));
         Self(shared)
     }
@@ -123,8 +134,8 @@ impl Apps {
     ///
     /// # Errors
     /// Where nobody listens, or accepts in time.
-    pub async fn connect(&self, target: SocketAddr) -> Result<TcpStream, Error> {
-        connect(target, self.0.options.connect_timeout).await
+    pub async fn connect(&self, target: SocketAddr) -> Result<Dialled, Error> {
+        self.0.connector.connect(target).await
     }
 
     /// The app behind `target`.
@@ -136,7 +147,7 @@ impl Apps {
             Entry::Vacant(vacant) => {
                 let app = Arc::new(App {
                     target,
-                    options: self.0.options,
+                    connector: self.0.connector.clone(),
                     drain: self.0.drain.clone(),
                     idle: Mutex::default(),
                     shared: tokio::sync::Mutex::default(),
@@ -157,7 +168,9 @@ impl Shared {
 /// Closes what has been idle for too long, until the drain starts: then everything ends with its last request.
 async fn sweep(shared: std::sync::Weak<Shared>, drain: Drain) {
     loop {
-        let Some(every) = shared.upgrade().map(|shared| shared.options.idle_timeout.max(Duration::from_secs(1))) else {
+        let Some(every) =
+            shared.upgrade().map(|shared| shared.connector.options.idle_timeout.max(Duration::from_secs(1)))
+        else {
             return;
         };
         tokio::select! {
@@ -166,7 +179,8 @@ async fn sweep(shared: std::sync::Weak<Shared>, drain: Drain) {
         }
         let Some(shared) = shared.upgrade() else { return };
         shared.apps().retain(|_, app| {
-            let is_fresh = |idle: &Idle| !idle.sender.is_closed() && idle.since.elapsed() < shared.options.idle_timeout;
+            let timeout = shared.connector.options.idle_timeout;
+            let is_fresh = |idle: &Idle| !idle.sender.is_closed() && idle.since.elapsed() < timeout;
             app.idle().retain(is_fresh);
             // It is locked while connecting, and so in use.
             let is_unused = app.shared.try_lock().is_ok_and(|mut shared| {
@@ -216,7 +230,7 @@ impl App {
                 }
             }
         }
-        let mut sender = self.begin_http1(Box::new(connect(self.target, self.options.connect_timeout).await?)).await?;
+        let mut sender = self.begin_http1(Box::new(self.connector.connect(self.target).await?)).await?;
         self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error)
     }
 
@@ -249,7 +263,7 @@ impl App {
     /// The latest idle connection: the one that the app is the least likely to be closing.
     fn take_idle(&self) -> Option<Http1> {
         let mut idle = self.idle();
-        let expired = |idle: &Idle| idle.since.elapsed() >= self.options.idle_timeout;
+        let expired = |idle: &Idle| idle.since.elapsed() >= self.connector.options.idle_timeout;
         while let Some(at) = idle.iter().rposition(|idle| idle.sender.is_ready() || idle.sender.is_closed()) {
             let found = idle.swap_remove(at);
             if found.sender.is_ready() && !expired(&found) {
@@ -305,7 +319,7 @@ impl App {
         }
         let stream = match dialled {
             Some(stream) => stream,
-            None => Box::new(connect(self.target, self.options.connect_timeout).await?),
+            None => Box::new(self.connector.connect(self.target).await?),
         };
         let (stream, asked) = interim::http2(stream);
         let (sender, connection) = http2::Builder::new(self.drain.clone())
@@ -339,12 +353,15 @@ impl App {
     }
 }
 
-async fn connect(target: SocketAddr, timeout: Duration) -> Result<TcpStream, Error> {
-    let stream = fair::timeout(timeout, TcpStream::connect(target))
-        .await
-        .map_err(|_| Error::ConnectTimeout { target, timeout })?
-        .map_err(|source| Error::Connect { target, source })?;
-    // Requests are written whole; waiting for more only delays them.
-    stream.set_nodelay(true).map_err(|source| Error::Connect { target, source })?;
-    Ok(stream)
+impl Connector {
+    async fn connect(&self, target: SocketAddr) -> Result<Dialled, Error> {
+        let timeout = self.options.connect_timeout;
+        let stream = fair::timeout(timeout, TcpStream::connect(target))
+            .await
+            .map_err(|_| Error::ConnectTimeout { target, timeout })?
+            .map_err(|source| Error::Connect { target, source })?;
+        // Requests are written whole; waiting for more only delays them.
+        stream.set_nodelay(true).map_err(|source| Error::Connect { target, source })?;
+        Ok(Dialled::new(stream, &self.metrics, &self.labels))
+    }
 }

@@ -5,10 +5,9 @@
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{Arrival, Dialled, Error, Inbound};
+use super::{Arrival, Error, Inbound, Tried};
 use crate::mesh::Protocol;
 use crate::mesh::connection::Direction;
 use crate::mesh::policy::{Client, ServerPolicy};
@@ -16,7 +15,7 @@ use crate::net::counted::Counted;
 use crate::net::prefixed::Prefixed;
 use crate::net::stream::Stream;
 use crate::proxy::connections::Opened;
-use crate::proxy::http::{self, Open, Session};
+use crate::proxy::http::{self, Dialled, Open, Session};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::tcp;
 
@@ -34,7 +33,7 @@ impl Inbound {
         policy: watch::Receiver<Arc<ServerPolicy>>,
         protocol: Protocol,
         stream: Box<dyn Stream>,
-        dialled: Dialled,
+        dialled: Tried,
     ) -> Result<(), Error> {
         if protocol == Protocol::Opaque {
             return self.forward_bytes(arrival, policy, stream, dialled).await;
@@ -60,7 +59,7 @@ impl Inbound {
         arrival: Arrival,
         mut policy: watch::Receiver<Arc<ServerPolicy>>,
         stream: Box<dyn Stream>,
-        dialled: Dialled,
+        dialled: Tried,
     ) -> Result<(), Error> {
         let permitted = self.permit_bytes(&arrival, &mut policy)?;
         let app = match dialled {
@@ -100,7 +99,7 @@ impl Inbound {
         mut policy: watch::Receiver<Arc<ServerPolicy>>,
         permitted: &Permitted,
         stream: impl Stream,
-        app: Prefixed<TcpStream>,
+        app: Prefixed<Dialled>,
     ) -> Result<(), Error> {
         let client = arrival.client();
         let open = self.open(arrival, &permitted.in_force, Protocol::Opaque);

@@ -77,4 +77,6 @@ async fn a_backend_s_endpoints_are_told_by_whether_requests_go_there() {
     }
     assert_eq!((endpoints("ready"), endpoints("pending")), (1.0, 1.0));
     assert_eq!(pod.metric("outbound_http_balancer_queue_length", &[]), 0.0);
+    let updates = |op: &str| pod.metric("outbound_http_balancer_updates_total", &["backend_name=\"web\"", op]);
+    assert_eq!((updates("op=\"Reset\""), updates("op=\"Add\""), updates("op=\"Remove\"")), (1.0, 1.0, 0.0));
 }
