@@ -54,6 +54,8 @@ const UNLIKELY_PATIENCE: Duration = Duration::from_millis(100);
 /// With the server away, what a client says can only matter for how it is told. HTTP clients speak within a round trip and get a
 /// response; others see their connection end, as they would without a proxy.
 const SERVER_AWAY_PATIENCE: Duration = Duration::from_secs(1);
+/// The longest method that is registered (RFC 9110 §16.1.1) has 17 letters; whoever says more without a space says something else.
+const METHOD_MAX: usize = 32;
 /// Methods of RFC 9110 and their usual companions.
 const METHODS: [&[u8]; 9] =
     [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"TRACE ", b"PATCH "];
@@ -316,6 +318,8 @@ fn classify(bytes: &[u8]) -> Progress {
                 Progress::Known(Spoken::Http1)
             } else if METHODS.iter().any(|method| begins(method)) {
                 Progress::Likely
+            } else if bytes.trim_ascii_start().get(..=METHOD_MAX).is_some_and(|begin| !begin.contains(&b' ')) {
+                Progress::Known(Spoken::Unknown)
             } else {
                 Progress::Unlikely
             }

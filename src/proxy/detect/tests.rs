@@ -54,6 +54,13 @@ fn knows_what_bytes_begin_with() {
 }
 
 #[test]
+fn letters_without_a_space_may_be_a_method_as_long_as_methods_are() {
+    assert_eq!(classify(&[b'x'; 32]), Progress::Unlikely);
+    assert_eq!(classify(&[b'x'; 33]), Progress::Known(Spoken::Unknown));
+    assert_eq!(classify(b"UPDATEREDIRECTREF /a-path-that-goes-on"), Progress::Unlikely);
+}
+
+#[test]
 fn a_client_hello_is_read_at_every_split() {
     let hello = client_hello("Web.shop.serviceaccount.identity.hawser.cluster.local");
     assert!(hello.len() > 1024, "a post-quantum key share makes it larger than a peek: {}", hello.len());
