@@ -18,7 +18,8 @@ pub struct Prefixed<S> {
 
 impl<S> Prefixed<S> {
     pub fn new(prefix: impl Into<Bytes>, stream: S) -> Self {
-        Self { prefix: prefix.into(), stream }
+        let prefix = prefix.into();
+        Self { prefix: if prefix.is_empty() { Bytes::new() } else { prefix }, stream }
     }
 
     pub fn stream(&self) -> &S {
@@ -45,6 +46,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         let taken = self.prefix.len().min(buffer.remaining());
         buffer.put_slice(&self.prefix[..taken]);
         self.prefix.advance(taken);
+        if self.prefix.is_empty() {
+            // Bytes of no length still hold the whole buffer that they were read into, for as long as the connection lasts.
+            self.prefix = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -132,6 +132,10 @@ where
             }
             way.pending.advance(written);
             way.needs_flush = true;
+            if way.pending.is_empty() {
+                // Without, they would hold their buffer until the next ones come.
+                way.pending = Bytes::new();
+            }
         }
         if let Some(error) = way.broken.take() {
             return Poll::Ready(Err(Broken::Read(error)));
