@@ -15,6 +15,7 @@ mod dialled;
 pub mod headers;
 mod heads;
 pub mod host;
+mod idle;
 pub mod interim;
 pub mod peek;
 pub mod repeat;

@@ -35,6 +35,8 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    // The kernel gives a port again that an app of an earlier test had.
+    ACCEPTED.lock().unwrap().insert(address, 0);
     let drain = Drain::new();
     drain.clone().spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {

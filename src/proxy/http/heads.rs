@@ -13,13 +13,15 @@
 //! sets it going. Of HTTP/2 it knows no such limit, so the stream looks at the frames itself. What a pipelining client has sent of a
 //! head together with the request before counts once more of it comes: until then it costs as much as a client that is idle.
 //!
+//! What the stream and the clock of an HTTP/1 connection see together also says whether it is idle ([`Exchanges`]).
+//!
 //! Start at [`Heads::http1`] and [`Heads::http2`].
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -42,18 +44,69 @@ pub(super) struct Heads<S> {
 }
 
 enum Seen {
-    Http1(Arc<AtomicBool>),
+    Http1(Arc<Exchanges>),
     Http2 { frames: Frames, limit: Duration, over: Option<Countdown> },
+}
+
+/// How far the requests and responses of an HTTP/1 connection are.
+///
+/// `Relaxed` throughout: all of it is written and read by the task of the connection.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges {
+    /// Heads that were waited for.
+    awaited: AtomicU32,
+    /// Requests that came of them.
+    asked: AtomicU32,
+    /// Whether bytes have come since the latest head is waited for.
+    begun: AtomicBool,
+    /// Whether the client has yet to take what was written.
+    is_stalled: AtomicBool,
+}
+
+impl Exchanges {
+    /// Notes a request.
+    pub(super) fn ask(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether all requests are answered, and none has begun to come: the number of those that were, if so.
+    pub(super) fn idle_after(&self) -> Option<u32> {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let is_waiting = self.awaited.load(Ordering::Relaxed) == asked.wrapping_add(1);
+        let is_moving = self.begun.load(Ordering::Relaxed) || self.is_stalled.load(Ordering::Relaxed);
+        (is_waiting && !is_moving).then_some(asked)
+    }
+
+    fn write<T>(&self, written: Poll<T>) -> Poll<T> {
+        if written.is_pending() || self.is_stalled.load(Ordering::Relaxed) {
+            self.is_stalled.store(written.is_pending(), Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl<S> Heads<S> {
+    /// Notes whether the client takes what is written.
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        match &self.seen {
+            Seen::Http1(exchanges) => exchanges.write(written),
+            Seen::Http2 { .. } => written,
+        }
+    }
 }
 
 type Countdown = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl<S> Heads<S> {
-    /// The stream, and the clock for the connection it is read by.
-    pub(super) fn http1(stream: S, limit: Duration) -> (Self, Clock) {
-        let begun = Arc::<AtomicBool>::default();
-        let clock = Clock { begun: begun.clone(), limit, made_at: Instant::now() };
-        (Self { stream, seen: Seen::Http1(begun) }, clock)
+    /// The stream, the clock for the connection it is read by, and how far that is.
+    pub(super) fn http1(stream: S, limit: Duration) -> (Self, Clock, Arc<Exchanges>) {
+        let exchanges = Arc::<Exchanges>::default();
+        let clock = Clock { exchanges: exchanges.clone(), limit, made_at: Instant::now() };
+        (Self { stream, seen: Seen::Http1(exchanges.clone()) }, clock, exchanges)
+    }
+
+    pub(super) fn into_stream(self) -> S {
+        self.stream
     }
 
     pub(super) fn http2(stream: S, limit: Duration) -> Self {
@@ -69,7 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
         let bytes = &buffer.filled()[before..];
         match seen {
             // Hyper polls the clock next, in the same task, where it waits for a head.
-            Seen::Http1(begun) if !bytes.is_empty() => begun.store(true, Ordering::Relaxed),
+            Seen::Http1(exchanges) if !bytes.is_empty() => exchanges.begun.store(true, Ordering::Relaxed),
             Seen::Http1(_) => {}
             Seen::Http2 { frames, limit, over } => {
                 if frames.see(bytes) {
@@ -88,7 +141,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(written)
     }
 
     fn poll_write_vectored(
@@ -96,7 +150,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -104,7 +159,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -178,7 +234,7 @@ impl Frames {
 /// The timer of an HTTP/1 connection, which hyper sets whenever it waits for a head.
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
-    begun: Arc<AtomicBool>,
+    exchanges: Arc<Exchanges>,
     limit: Duration,
     /// Stands for any time: what hyper makes of it is not looked at, and asking for the time costs as much as the rest of this.
     made_at: Instant,
@@ -186,8 +242,9 @@ pub(super) struct Clock {
 
 impl Timer for Clock {
     fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        self.begun.store(false, Ordering::Relaxed);
-        Box::pin(Unfinished { begun: self.begun.clone(), limit: self.limit, over: None })
+        self.exchanges.begun.store(false, Ordering::Relaxed);
+        self.exchanges.awaited.fetch_add(1, Ordering::Relaxed);
+        Box::pin(Unfinished { exchanges: self.exchanges.clone(), limit: self.limit, over: None })
     }
 
     fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
@@ -201,7 +258,7 @@ impl Timer for Clock {
 
 /// Resolves when a head that was begun has been unfinished for too long.
 struct Unfinished {
-    begun: Arc<AtomicBool>,
+    exchanges: Arc<Exchanges>,
     limit: Duration,
     over: Option<Countdown>,
 }
@@ -210,7 +267,7 @@ impl Future for Unfinished {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.begun.load(Ordering::Relaxed) {
+        if !self.exchanges.begun.load(Ordering::Relaxed) {
             // The byte that changes this wakes the connection, which polls this again.
             return Poll::Pending;
         }

@@ -12,8 +12,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::Body;
 use super::heads::Heads;
-use super::host;
 use super::{HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use super::{host, idle};
 use crate::mesh::Protocol;
 use crate::net::drain::Drain;
 use crate::net::stream::Stream;
@@ -40,11 +40,11 @@ pub async fn carry<A, F, E>(
     answer: A,
 ) -> Result<(), hyper::Error>
 where
-    A: Fn(Request<Incoming>) -> F + Send + 'static,
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
     F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    let answer = service_fn(move |mut request: Request<Incoming>| {
+    let answer = move |mut request: Request<Incoming>| {
         let version = request.version();
         // On the heap, because it is large, and hyper moves it several times before it starts.
         let answered = host::settle(&mut request).map(|()| Box::pin(answer(request)));
@@ -63,7 +63,7 @@ where
                 }
             }
         }
-    });
+    };
     let head_timeout = head_timeout.min(HEAD_TIMEOUT_MAX);
     if protocol == Protocol::Http2 {
         let mut builder = http2::Builder::new(drain.clone());
@@ -78,8 +78,9 @@ where
         if !every.is_zero() {
             builder.keep_alive_interval(every).keep_alive_timeout(within);
         }
-        let mut connection =
-            std::pin::pin!(builder.serve_connection(TokioIo::new(Heads::http2(stream, head_timeout)), answer));
+        let mut connection = std::pin::pin!(
+            builder.serve_connection(TokioIo::new(Heads::http2(stream, head_timeout)), service_fn(answer))
+        );
         tokio::select! {
             served = connection.as_mut() => return served,
             () = drain.started() => {}
@@ -87,21 +88,8 @@ where
         connection.as_mut().graceful_shutdown();
         connection.await
     } else {
-        let (stream, clock) = Heads::http1(stream, head_timeout);
-        let connection = http1
-            .auto_date_header(false)
-            .timer(clock)
-            .header_read_timeout(head_timeout)
-            .max_header_size(HEADERS_MAX)
-            .serve_connection(TokioIo::new(stream), answer)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            served = connection.as_mut() => return served,
-            () = drain.started() => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await
+        http1.auto_date_header(false).header_read_timeout(head_timeout).max_header_size(HEADERS_MAX);
+        idle::carry(stream, http1, head_timeout, &drain, answer).await
     }
 }
 
