@@ -237,7 +237,8 @@ impl Inbound {
                 None => pending().await,
             }
         };
-        let detected = detect(stream, dial, Patience { unfinished, silent }).await;
+        // On the heap, so that what detection needs is gone when it is done.
+        let detected = Box::pin(detect(stream, dial, Patience { unfinished, silent })).await;
         let result = detected.as_ref().map_or_else(detect::Error::label, |detected| detected.spoken.label());
         let labels = Labels::server(&policy.meta, arrival.target.port()).and(&Labels::new([("result", result)]));
         self.http.metrics.count(Event::InboundTcpDetected, &labels);

@@ -70,10 +70,16 @@ impl std::fmt::Debug for Terms {
     }
 }
 
+/// A mesh connection as its server has it. On the heap: it is more than a kilobyte, and every future that it passes through would have places
+/// for it, for as long as the connection lasts.
+pub type ServerStream<S> = Box<server::TlsStream<S>>;
+/// A mesh connection as its client has it.
+pub type ClientStream<S> = Box<client::TlsStream<S>>;
+
 /// An accepted mesh connection.
 #[derive(Debug)]
 pub struct Accepted<S> {
-    pub stream: server::TlsStream<S>,
+    pub stream: ServerStream<S>,
     pub security: Security,
     /// Whether the client will send a transport header first.
     pub transport_header: bool,
@@ -85,7 +91,7 @@ pub struct Accepted<S> {
 /// A mesh connection to a server that has proven to be who it should be.
 #[derive(Debug)]
 pub struct Connected<S> {
-    pub stream: client::TlsStream<S>,
+    pub stream: ClientStream<S>,
     pub tls: connection::Tls,
     /// Whether the server expects a transport header first.
     pub transport_header: bool,
@@ -164,7 +170,7 @@ impl Tls {
         let security = if tls.client_identity.is_some() { Security::Mutual(tls) } else { Security::ServerOnly(tls) };
         let (transport_header, streams) = agreed(state);
         let terms = Terms::of(configs.clone(), client.as_deref());
-        Ok(Accepted { stream, security, transport_header, streams, terms })
+        Ok(Accepted { stream: Box::new(stream), security, transport_header, streams, terms })
     }
 
     /// Does the client's part of a handshake with a server that must prove to be `server`.
@@ -196,7 +202,7 @@ impl Tls {
         let tls = settled(state, client_identity, server.clone(), Some(&certificate))?;
         let (transport_header, streams) = agreed(state);
         let terms = Terms::of(configs.clone(), Some(&certificate));
-        Ok(Connected { stream, tls, transport_header, streams, terms })
+        Ok(Connected { stream: Box::new(stream), tls, transport_header, streams, terms })
     }
 
     /// Whether a connection made under these terms may be used again: with the same certificate and bundle on this side, and while

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 pub use stream::Stream;
 
@@ -23,7 +22,7 @@ use super::connections::{Entry, Opened, Table};
 use super::metrics::{Labels, Metrics, Transport};
 use super::settings::Settings;
 use super::streams::Framed;
-use super::tls::{self, Alpn, Terms, Tls};
+use super::tls::{self, Alpn, ClientStream, Terms, Tls};
 use super::transport_header::Header;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::mesh::endpoint::{Hint, Server};
@@ -100,7 +99,7 @@ pub struct Made {
 /// A mesh connection whose stream has ended.
 #[derive(Debug)]
 pub struct Kept {
-    pub stream: TlsStream<TcpStream>,
+    pub stream: ClientStream<TcpStream>,
     pub made: Made,
     pub since: Instant,
 }

@@ -10,9 +10,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::proxy::streams::Framed;
+use crate::proxy::tls::ClientStream;
 
 /// What connections to endpoints are read from and written to.
 #[derive(Debug)]
@@ -20,12 +20,12 @@ pub enum Stream {
     Plain(TcpStream),
     Tls(Box<Tls>),
     /// One of the streams of a mesh connection.
-    Framed(Box<Framed<TlsStream<TcpStream>>>),
+    Framed(Box<Framed<ClientStream<TcpStream>>>),
 }
 
 impl Stream {
     /// The mesh connection, where it can carry another stream.
-    pub fn into_connection(self) -> Option<TlsStream<TcpStream>> {
+    pub fn into_connection(self) -> Option<ClientStream<TcpStream>> {
         match self {
             Self::Framed(stream) => stream.into_connection(),
             Self::Plain(_) | Self::Tls(_) => None,
@@ -36,13 +36,13 @@ impl Stream {
 /// A mesh connection.
 #[derive(Debug)]
 pub struct Tls {
-    stream: TlsStream<TcpStream>,
+    stream: ClientStream<TcpStream>,
     /// What is yet to be said before anything else.
     preface: Bytes,
 }
 
 impl Tls {
-    pub fn new(stream: TlsStream<TcpStream>, preface: Bytes) -> Self {
+    pub fn new(stream: ClientStream<TcpStream>, preface: Bytes) -> Self {
         Self { stream, preface }
     }
 

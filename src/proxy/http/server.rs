@@ -78,9 +78,9 @@ where
         if !every.is_zero() {
             builder.keep_alive_interval(every).keep_alive_timeout(within);
         }
-        let mut connection = std::pin::pin!(
-            builder.serve_connection(TokioIo::new(Heads::http2(stream, head_timeout)), service_fn(answer))
-        );
+        // On the heap: it is large, and there is no place for it in the future of an HTTP/1 connection.
+        let stream = TokioIo::new(Heads::http2(stream, head_timeout));
+        let mut connection = Box::pin(builder.serve_connection(stream, service_fn(answer)));
         tokio::select! {
             served = connection.as_mut() => return served,
             () = drain.started() => {}

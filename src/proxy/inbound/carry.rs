@@ -36,7 +36,7 @@ impl Inbound {
         dialled: Tried,
     ) -> Result<(), Error> {
         if protocol == Protocol::Opaque {
-            return self.forward_bytes(arrival, policy, stream, dialled).await;
+            return Box::pin(self.forward_bytes(arrival, policy, stream, dialled)).await;
         }
         let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
@@ -51,7 +51,7 @@ impl Inbound {
             dialled: Mutex::new(dialled),
             kinds: Mutex::default(),
         };
-        http::serve(session, protocol, stream).await.map_err(Error::Http)
+        Box::pin(http::serve(session, protocol, stream)).await.map_err(Error::Http)
     }
 
     async fn forward_bytes(

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use super::{Arrival, Error, Inbound};
 use crate::mesh::Protocol;
@@ -19,7 +18,7 @@ use crate::net::prefixed::Prefixed;
 use crate::proxy::detect::{Patience, detect_client};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::streams::Framed;
-use crate::proxy::tls::{self, Alpn, Terms};
+use crate::proxy::tls::{self, Alpn, ServerStream, Terms};
 use crate::proxy::transport_header::Header;
 
 /// How long a connection may wait for its next opaque stream: longer than clients of this kind keep it for one.
@@ -27,7 +26,7 @@ const STREAMS_IDLE: Duration = Duration::from_secs(60);
 
 /// A client that came to the inbound port, has proven who it is, and said what for.
 struct Proven {
-    stream: TlsStream<Prefixed<TcpStream>>,
+    stream: ServerStream<Prefixed<TcpStream>>,
     security: Security,
     /// Whether it may send one stream after another.
     streams: bool,
@@ -106,7 +105,7 @@ impl Inbound {
     async fn forward_streams(
         &self,
         first: Arrival,
-        connection: TlsStream<Prefixed<TcpStream>>,
+        connection: ServerStream<Prefixed<TcpStream>>,
         terms: &Terms,
     ) -> Result<(), Error> {
         let (mut arrival, mut connection, mut is_first) = (first, connection, true);

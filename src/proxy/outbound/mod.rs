@@ -11,6 +11,9 @@
 //! Who speaks first is not known in advance. A client that has nothing to say for a moment may be waiting for a server that speaks first
 //! (MySQL, SMTP), so the server is dialled meanwhile. Targets whose servers did are remembered, and dialled at once.
 //!
+//! What carries a connection to its end is on the heap, wherever it is called: in place, the future of each connection would have room for every
+//! way of carrying one, and thousands may be idle.
+//!
 //! Start at [`Outbound::carry`].
 
 mod http;
@@ -244,13 +247,13 @@ impl Outbound {
                 }
                 let client = Prefixed::new(heard, stream);
                 match hush.into_inner() {
-                    Some(opened) => self.splice(client, said, opened).await,
+                    Some(opened) => Box::pin(self.splice(client, said, opened)).await,
                     // The server hung up on a silent client. This one has something to say, to a new connection.
-                    None => self.carry_prefixed(client, routes, None).await,
+                    None => Box::pin(self.carry_prefixed(client, routes, None)).await,
                 }
             }
             (Spoken::Tls { .. } | Spoken::Unknown, None) => {
-                self.carry_prefixed(Prefixed::new(heard, stream), routes, None).await
+                Box::pin(self.carry_prefixed(Prefixed::new(heard, stream), routes, None)).await
             }
             (Spoken::Tls { .. } | Spoken::Unknown, Some(Err(error))) => Client { stream }.reset(error),
         }
@@ -258,16 +261,16 @@ impl Outbound {
 
     async fn carry_tls(self: &Arc<Self>, client: Client, routes: &TcpRoutes) -> Result<(), Error> {
         let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
-        let (spoken, client) = detect_client(client.stream, patience).await.map_err(Error::Detect)?;
+        let (spoken, client) = Box::pin(detect_client(client.stream, patience)).await.map_err(Error::Detect)?;
         let sni = match spoken {
             Spoken::Tls { sni } => sni,
             Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
         };
-        self.carry_prefixed(client, routes, sni.as_deref()).await
+        Box::pin(self.carry_prefixed(client, routes, sni.as_deref())).await
     }
 
     async fn carry_opaque(&self, client: Client, routes: &TcpRoutes, sni: Option<&str>) -> Result<(), Error> {
-        self.carry_prefixed(client.stream.into(), routes, sni).await
+        Box::pin(self.carry_prefixed(client.stream.into(), routes, sni)).await
     }
 
     async fn carry_prefixed(
@@ -277,7 +280,7 @@ impl Outbound {
         sni: Option<&str>,
     ) -> Result<(), Error> {
         match open(routes, sni).await {
-            Ok(opened) => self.splice(client, Bytes::new(), opened).await,
+            Ok(opened) => Box::pin(self.splice(client, Bytes::new(), opened)).await,
             Err(error) => Client { stream: client.into_parts().1 }.reset(error),
         }
     }
@@ -309,7 +312,7 @@ impl Outbound {
         discovered: Discovered,
     ) -> Result<(), Error> {
         let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
-        let (spoken, client) = detect_client(client.stream, patience).await.map_err(Error::Detect)?;
+        let (spoken, client) = Box::pin(detect_client(client.stream, patience)).await.map_err(Error::Detect)?;
         match spoken {
             Spoken::Http1 => self.serve_http(client, discovered, mesh::Protocol::Http1).await,
             Spoken::Http2 => self.serve_http(client, discovered, mesh::Protocol::Http2).await,
@@ -362,7 +365,8 @@ async fn open(routes: &TcpRoutes, sni: Option<&str>) -> Result<Routed, Error> {
     if let Some(refusal) = &picked.refused {
         return Err(Error::Refused(refusal.clone()));
     }
-    let opened = picked.backend.connect().await.map_err(Error::Backend)?;
+    // On the heap, so that what connecting needs is gone when bytes are carried.
+    let opened = Box::pin(picked.backend.connect()).await.map_err(Error::Backend)?;
     Ok(Routed { opened, counts: rule.counts.clone() })
 }
 
