@@ -16,6 +16,9 @@ pub const PUBLISH_MIN: Duration = Duration::from_secs(30);
 /// Replicas that have not seen the new issuer yet sign with the old one; they read it again every 15 s.
 pub const EXPIRE_MARGIN: Duration = Duration::from_secs(30);
 
+/// The end of the year 9999.
+const SINCE_MAX: u64 = 253_402_300_799;
+
 /// A rotation under way. None is kept when there is none.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Rotation {
@@ -48,8 +51,9 @@ pub enum Phase {
 }
 
 impl Rotation {
+    /// A time that nobody could have written stands for one that has not come: then nothing is over, and a person has to look.
     pub fn since(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(self.since)
+        UNIX_EPOCH + Duration::from_secs(self.since.min(SINCE_MAX))
     }
 }
 
@@ -81,5 +85,17 @@ impl FromStr for Request {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_nobody_could_have_written_has_not_come() {
+        let text = format!(r#"{{"phase":"expire","old":"a","new":"b","since":{}}}"#, u64::MAX);
+        let rotation: Rotation = serde_json::from_str(&text).unwrap();
+        assert!(rotation.since() > SystemTime::now());
     }
 }
