@@ -355,6 +355,8 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-svc-name -d 'The identity the identity service must prove; not needed at a loopback address' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-min-refresh -d 'The shortest time between two certificates' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l identity-max-refresh -d 'The longest time between two certificates' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l connections-end-with-certificates -d 'Whether connections of the mesh end when a certificate does that they were made with: those under way gracefully, opaque ones at once' -r -f -a "true\t''
+false\t''"
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-listen-addr -d 'Where connections from the network are redirected to' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-ips -d 'The addresses of this pod; connections meant for others are refused. Unset: all are taken' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-ports -d 'The ports whose policies are watched from the start' -r

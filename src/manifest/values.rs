@@ -151,6 +151,8 @@ pub struct Proxy {
     pub disable_outbound_protocol_detect_timeout: bool,
     pub disable_inbound_protocol_detect_timeout: bool,
     pub outbound_metrics_hostname_labels: bool,
+    /// Whether connections of the mesh end when a certificate does that they were made with.
+    pub connections_end_with_certificates: bool,
     /// More environment variables, as in a container.
     pub additional_env: Vec<Value>,
 }
@@ -271,6 +273,7 @@ impl Default for Proxy {
             disable_outbound_protocol_detect_timeout: false,
             disable_inbound_protocol_detect_timeout: false,
             outbound_metrics_hostname_labels: false,
+            connections_end_with_certificates: false,
             additional_env: Vec::new(),
         }
     }

@@ -33,6 +33,11 @@ impl Drain {
         tokio::spawn(self.tasks.track_future(task))
     }
 
+    /// The same drain for a part of its work, which can be told to end before the rest; it is told with the rest too.
+    pub fn part(&self) -> Self {
+        Self { started: self.started.child_token(), tasks: self.tasks.clone() }
+    }
+
     /// Tells every task to end. Idempotent.
     pub fn start(&self) {
         self.started.cancel();
@@ -106,6 +111,18 @@ mod tests {
         drain.spawn(async move { task.started().await });
         drain.start();
         assert!(drain.finish(Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_ends_before_the_rest_or_with_it() {
+        let drain = Drain::new();
+        let [first, second] = [drain.part(), drain.part()];
+        first.start();
+        assert_eq!([first.has_started(), second.has_started(), drain.has_started()], [true, false, false]);
+        second.spawn(std::future::pending::<()>());
+        drain.start();
+        assert!(second.has_started());
+        assert!(!drain.finish(Duration::from_secs(1)).await, "what a part spawned is waited for");
     }
 
     #[tokio::test(start_paused = true)]

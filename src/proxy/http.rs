@@ -45,6 +45,7 @@ use super::metrics::{Event, Labels, Measured, Metrics, Outcome, Requests, Scope,
 use super::orig_proto::{self, OrigProto};
 use super::respond::{self, Asked, Refusal};
 use super::tcp;
+use super::tls::{ENDING_MAX, end};
 use crate::manifest::names;
 use crate::mesh::Protocol;
 use crate::mesh::connection::Direction;
@@ -103,6 +104,8 @@ pub struct Session {
     /// The connection to the app that detection made, for the first request.
     pub dialled: Mutex<Option<Box<dyn Stream>>>,
     pub kinds: Mutex<Vec<Kind>>,
+    /// When the connection must have ended; then [`Http::drain`] is its own.
+    pub ends_at: Option<tokio::time::Instant>,
 }
 
 /// Where a connection is on record until it ends.
@@ -137,8 +140,8 @@ impl Kind {
 /// # Errors
 /// Where the client breaks the protocol or the connection.
 pub async fn serve(session: Session, protocol: Protocol, stream: impl Stream + 'static) -> Result<(), hyper::Error> {
-    let (drain, keep_alive, head_timeout) =
-        (session.http.drain.clone(), session.http.keep_alive, session.http.head_timeout);
+    let (drain, keep_alive, head_timeout, ends_at) =
+        (session.http.drain.clone(), session.http.keep_alive, session.http.head_timeout, session.ends_at);
     let session = Arc::new(session);
     let answer = move |request| {
         let session = session.clone();
@@ -146,7 +149,13 @@ pub async fn serve(session: Session, protocol: Protocol, stream: impl Stream + '
     };
     let mut http1 = http1::Builder::new();
     http1.preserve_header_case(true);
-    server::carry(stream, protocol, &mut http1, keep_alive, head_timeout, drain, answer).await
+    let serving = server::carry(stream, protocol, &mut http1, keep_alive, head_timeout, drain.clone(), answer);
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        () = end(ends_at) => drain.start(),
+    }
+    tokio::time::timeout(ENDING_MAX, serving).await.unwrap_or(Ok(()))
 }
 
 /// Why a request was not answered by the app.
@@ -333,8 +342,12 @@ impl Session {
             Ok(switched) => switched,
             Err(error) => return tracing::debug!(%error, "a connection did not switch protocols"),
         };
-        if let Err(error) = tcp::carry(TokioIo::new(client), TokioIo::new(app), &self.http.drain).await {
-            tracing::debug!(%error, "a switched connection broke");
+        let carrying = tcp::carry(TokioIo::new(client), TokioIo::new(app), &self.http.drain);
+        tokio::select! {
+            carried = carrying => if let Err(error) = carried {
+                tracing::debug!(%error, "a switched connection broke");
+            },
+            () = end(self.ends_at) => tracing::debug!("a switched connection ends with its certificates"),
         }
     }
 

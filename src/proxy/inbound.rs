@@ -24,6 +24,7 @@ pub use error::Error;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use super::access_log::AccessLog;
 use super::connections::Table;
@@ -121,6 +122,8 @@ struct Arrival {
     /// Where the app listens.
     target: SocketAddr,
     security: Security,
+    /// When it must have ended, where it may not outlive its certificates.
+    ends_at: Option<Instant>,
 }
 
 impl Inbound {
@@ -188,7 +191,10 @@ impl Inbound {
         let stranger = self.strangers.clone().try_acquire_owned().map_err(|_| Error::Crowded)?;
         let policy = self.policies.port(target.port());
         let hint = policy.borrow().protocol.clone();
-        let plaintext = |reason| Arrival { client, server: target, target, security: Security::Plaintext { reason } };
+        let plaintext = |reason| {
+            let security = Security::Plaintext { reason };
+            Arrival { client, server: target, target, security, ends_at: None }
+        };
         if let ServerProtocol::Opaque = hint {
             let arrival = plaintext(PlaintextReason::PortSkipped);
             return self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), None).await;
@@ -197,11 +203,11 @@ impl Inbound {
         let (spoken, stream, app) = self.listen(stream, &arrival, &policy, None).await?;
         match &spoken {
             Spoken::Tls { .. } if self.is_ours(&spoken) => {
-                let tls::Accepted { stream, security, .. } = self.tls.accept(stream, Alpn::None).await?;
+                let tls::Accepted { stream, security, terms, .. } = self.tls.accept(stream, Alpn::None).await?;
                 if let Security::Mutual(_) = security {
                     drop(stranger);
                 }
-                let arrival = Arrival { security, ..arrival };
+                let arrival = Arrival { security, ends_at: self.tls.ends_at(&terms), ..arrival };
                 if let ServerProtocol::Http2(_) | ServerProtocol::Grpc(_) = hint {
                     return self.forward(arrival, policy, Protocol::Http2, Box::new(stream), app).await;
                 }

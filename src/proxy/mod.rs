@@ -123,7 +123,8 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         tracing::info!(bundle = bundle.sha256_hex(), "believing what the bundle vouches for");
         let (bundle_sender, bundle) = watch::channel(Arc::new(bundle));
         let (credentials_sender, mut credentials) = watch::channel(None);
-        let tls = Tls::new(bundle.clone(), credentials.clone());
+        let tls = Tls::new(bundle.clone(), credentials.clone())
+            .bounding_connections(settings.identity.connections_end_with_certificates);
         let identity_metrics = credentials::Metrics::register(&metrics);
         tasks.spawn(credentials::keep(
             (&settings.identity).into(),

@@ -125,6 +125,9 @@ pub struct IdentitySettings {
     /// The longest time between two certificates
     #[arg(long, env = "LINKERD2_PROXY_IDENTITY_MAX_REFRESH", value_parser = duration, default_value = "1d", value_name = "DURATION")]
     pub identity_max_refresh: Duration,
+    /// Whether connections of the mesh end when a certificate does that they were made with: those under way gracefully, opaque ones at once
+    #[arg(long, env = "HAWSER_CONNECTIONS_END_WITH_CERTIFICATES", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub connections_end_with_certificates: bool,
 }
 
 /// From the network to the app.

@@ -19,6 +19,7 @@ use rustls::CommonState;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use self::chains::Chains;
@@ -35,9 +36,17 @@ pub const TRANSPORT_HEADER_ALPN: &[u8] = b"transport.l5d.io/v1";
 /// A handshake takes two round trips and a millisecond of CPU. A peer that has not finished by then only holds a place.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long what is under way on a connection may take to end, once its certificates have: longer than requests take, but for streams that
+/// never end by themselves.
+pub const ENDING_MAX: Duration = Duration::from_secs(60);
+
 /// Both ends of mesh TLS, always with the latest credentials and bundle. Clones are the same.
 #[derive(Clone)]
-pub struct Tls(Arc<Inner>);
+pub struct Tls {
+    inner: Arc<Inner>,
+    /// Whether connections end when a certificate does that they were made with.
+    bounds_connections: bool,
+}
 
 struct Inner {
     bundle: watch::Receiver<Arc<Bundle>>,
@@ -130,17 +139,24 @@ fn names(identities: &[Identity]) -> String {
 
 impl Tls {
     pub fn new(bundle: watch::Receiver<Arc<Bundle>>, credentials: watch::Receiver<Option<Arc<Credentials>>>) -> Self {
-        Self(Arc::new(Inner { bundle, credentials, configs: ArcSwapOption::empty() }))
+        let inner = Arc::new(Inner { bundle, credentials, configs: ArcSwapOption::empty() });
+        Self { inner, bounds_connections: false }
+    }
+
+    /// The same, saying whether connections end when a certificate does that they were made with.
+    #[must_use]
+    pub fn bounding_connections(self, bounds_connections: bool) -> Self {
+        Self { bounds_connections, ..self }
     }
 
     /// This proxy's own identity; none until it is certified.
     pub fn identity(&self) -> Option<Identity> {
-        self.0.credentials.borrow().as_ref().map(|credentials| credentials.identity.clone())
+        self.inner.credentials.borrow().as_ref().map(|credentials| credentials.identity.clone())
     }
 
     /// Resolves once this proxy is certified; never, if nobody gets it certificates any more.
     pub async fn certified(&self) {
-        let mut credentials = self.0.credentials.clone();
+        let mut credentials = self.inner.credentials.clone();
         if credentials.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -211,10 +227,19 @@ impl Tls {
         SystemTime::now() < terms.until && self.configs().is_ok_and(|configs| Arc::ptr_eq(&configs, &terms.configs))
     }
 
+    /// When a connection made under these terms must end; none where it may outlive its certificates.
+    ///
+    /// It was authenticated while they were valid, and its keys are as good as before: so by default it may. What is told here is told by the
+    /// clock of now, which may be set meanwhile.
+    pub fn ends_at(&self, terms: &Terms) -> Option<Instant> {
+        let left = terms.until.duration_since(SystemTime::now()).unwrap_or_default();
+        self.bounds_connections.then(|| Instant::now() + left)
+    }
+
     fn configs(&self) -> Result<Arc<Configs>, Error> {
-        let bundle = self.0.bundle.borrow().clone();
-        let credentials = self.0.credentials.borrow().clone();
-        if let Some(built) = &*self.0.configs.load() {
+        let bundle = self.inner.bundle.borrow().clone();
+        let credentials = self.inner.credentials.borrow().clone();
+        if let Some(built) = &*self.inner.configs.load() {
             let same_credentials = match (&built.credentials, &credentials) {
                 (None, None) => true,
                 (Some(built), Some(latest)) => Arc::ptr_eq(built, latest),
@@ -225,7 +250,7 @@ impl Tls {
             }
         }
         let configs = Arc::new(Configs::build(bundle, credentials).map_err(Error::Configuration)?);
-        self.0.configs.store(Some(configs.clone()));
+        self.inner.configs.store(Some(configs.clone()));
         Ok(configs)
     }
 }
@@ -241,6 +266,14 @@ impl Terms {
         let own = configs.credentials.as_ref().map(|credentials| credentials.not_after);
         let until = own.into_iter().chain(peer.map(Certificate::not_after)).min();
         Self { configs, until: until.unwrap_or(UNIX_EPOCH) }
+    }
+}
+
+/// Resolves when a connection must have ended; never where it need not.
+pub async fn end(ends_at: Option<Instant>) {
+    match ends_at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

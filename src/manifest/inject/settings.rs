@@ -18,7 +18,7 @@ use crate::mesh::ports::PortSet;
 const PREFIXES: [&str; 3] = [names::CONFIG_PREFIX, "config.beta.linkerd.io/", "config.alpha.linkerd.io/"];
 
 /// Every setting a pod or namespace can have.
-pub const SETTINGS: [&str; 43] = [
+pub const SETTINGS: [&str; 44] = [
     "access-log",
     "admin-port",
     "close-wait-timeout",
@@ -35,6 +35,7 @@ pub const SETTINGS: [&str; 43] = [
     "proxy-additional-env",
     "proxy-admin-shutdown",
     "proxy-await",
+    "proxy-connections-end-with-certificates",
     "proxy-cpu-limit",
     "proxy-cpu-request",
     "proxy-disable-inbound-protocol-detect-timeout",
@@ -219,6 +220,7 @@ pub fn apply(values: &mut Values, setting: &str, value: &str) -> Result<(), Stri
         "proxy-log-http-headers" => {
             one_of(value, &["off", "insecure"])?;
         }
+        "proxy-connections-end-with-certificates" => proxy.connections_end_with_certificates = boolean(value)?,
         "proxy-metrics-hostname-labels" => proxy.outbound_metrics_hostname_labels = boolean(value)?,
         "proxy-require-identity-inbound-ports" => proxy.require_identity_on_inbound_ports = is_ports(value)?,
         "proxy-wait-before-exit-seconds" => {

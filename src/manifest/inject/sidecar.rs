@@ -389,6 +389,9 @@ fn environment(mesh: &Mesh<'_>, effective: &Effective, wish: Wish, ports: &AppPo
         "IDENTITY_LOCAL_NAME",
         format!("$(_pod_sa).$(_pod_ns).serviceaccount.identity.{namespace}.{}", values.trust_domain()),
     );
+    if proxy.connections_end_with_certificates {
+        env.raw("HAWSER_CONNECTIONS_END_WITH_CERTIFICATES", "true");
+    }
     env.set("IDENTITY_SVC_NAME", identity_of(names::IDENTITY));
     env.set("DESTINATION_SVC_NAME", identity_of(names::DESTINATION));
     env.set("POLICY_SVC_NAME", identity_of(names::DESTINATION));

@@ -203,3 +203,16 @@ fn uninject_keeps_the_choice_to_stay_out() {
     let (back, _) = edit_text(&Edit::Remove, text).unwrap();
     assert_eq!(back[0]["metadata"]["annotations"], json!({"linkerd.io/inject": "disabled"}));
 }
+
+#[test]
+fn a_pod_or_namespace_can_have_connections_end_with_their_certificates() {
+    const NAME: &str = "config.linkerd.io/proxy-connections-end-with-certificates";
+    const SET: &str = "HAWSER_CONNECTIONS_END_WITH_CERTIFICATES=true";
+    let is_set = |own: &[(&str, &str)], namespace: &[(&str, &str)]| {
+        let enabled = [own, &[("linkerd.io/inject", "enabled")]].concat();
+        environment(&injected(&pod(&enabled), namespace).unwrap().pod).contains(&SET.to_owned())
+    };
+    assert!(!is_set(&[], &[]), "by default they may outlive them");
+    assert!(is_set(&[(NAME, "true")], &[]) && is_set(&[], &[(NAME, "true")]));
+    assert!(!is_set(&[(NAME, "false")], &[(NAME, "true")]));
+}

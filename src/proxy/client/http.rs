@@ -21,6 +21,7 @@ use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
 use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause, interim};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
+use crate::proxy::tls::{self, ENDING_MAX};
 use crate::proxy::{orig_proto, respond};
 
 /// Idle HTTP/1 connections kept per endpoint; a burst of more finds the rest again by connecting.
@@ -33,6 +34,8 @@ const STREAMS_IDLE: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 2;
 
 type SendHttp1 = interim::Sender<http1::SendRequest<Body>>;
+/// When a connection must have ended, where it may not outlive its certificates.
+type EndsAt = Option<tokio::time::Instant>;
 type SendHttp2 = interim::Sender<http2::SendRequest<Body>>;
 
 /// What reaches one endpoint of one authority.
@@ -70,6 +73,7 @@ struct Shared {
 struct Idle {
     sender: SendHttp1,
     records: Weak<Records>,
+    ends_at: EndsAt,
     since: Instant,
 }
 
@@ -84,6 +88,7 @@ pub struct Answered {
 #[derive(Clone, Debug)]
 pub struct Upgraded {
     _records: Option<Arc<Records>>,
+    pub ends_at: EndsAt,
 }
 
 /// Why there is no response.
@@ -236,8 +241,8 @@ impl Client {
         let mut attempt = 1;
         loop {
             let kept = if attempt < CONNECTIONS_MAX { self.take_idle() } else { None };
-            let (mut sender, records) = match kept {
-                Some(idle) => (idle.sender, idle.records),
+            let (mut sender, records, ends_at) = match kept {
+                Some(idle) => (idle.sender, idle.records, idle.ends_at),
                 None => match Box::pin(self.connect_http1()).await {
                     Ok(connected) => connected,
                     Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
@@ -246,7 +251,7 @@ impl Client {
             let started = self.start(&records);
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    self.keep(sender, records);
+                    self.keep(sender, records, ends_at);
                     return Ok(Answered { response, started });
                 }
                 Err(failed) => match self.failed(failed, started) {
@@ -259,7 +264,7 @@ impl Client {
     }
 
     async fn send_upgrade(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
-        let (mut sender, records) = match Box::pin(self.connect_http1()).await {
+        let (mut sender, records, ends_at) = match Box::pin(self.connect_http1()).await {
             Ok(connected) => connected,
             Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
         };
@@ -267,7 +272,7 @@ impl Client {
         let open = records.upgrade();
         match sender.try_send_request(request).await {
             Ok(mut response) => {
-                response.extensions_mut().insert(Upgraded { _records: open });
+                response.extensions_mut().insert(Upgraded { _records: open, ends_at });
                 Ok(Answered { response, started })
             }
             Err(failed) => Err(self.failed(failed, started)),
@@ -330,8 +335,8 @@ impl Client {
         }
     }
 
-    async fn connect_http2(&self) -> Result<Shared, Error> {
-        let Connection { stream, records, .. } = self.connect(Protocol::Http2).await?;
+    async fn connect_http2(self: &Arc<Self>) -> Result<Shared, Error> {
+        let Connection { stream, records, ends_at, .. } = self.connect(Protocol::Http2).await?;
         let settings = &self.endpoint.http2;
         let mut builder = http2::Builder::new(self.connector.drain.clone());
         builder
@@ -350,16 +355,33 @@ impl Client {
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
         let records = Arc::new(records);
         let shared = Shared { sender: SendHttp2::new(sender, asked), records: Arc::downgrade(&records) };
-        let address = self.endpoint.address;
+        let (address, client) = (self.endpoint.address, Arc::downgrade(self));
         self.connector.drain.spawn(async move {
-            let ended = connection.await;
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = tls::end(ends_at) => {
+                    // Nobody begins another request on it, and it ends after the last.
+                    if let Some(client) = client.upgrade() {
+                        client.forget_http2(&records);
+                    }
+                    tokio::time::timeout(ENDING_MAX, connection).await.unwrap_or(Ok(()))
+                }
+            };
             close(records, ended, address);
         });
         Ok(shared)
     }
 
-    async fn connect_http1(&self) -> Result<(SendHttp1, Weak<Records>), Error> {
-        let Connection { stream, records, .. } = self.connect(Protocol::Http1).await?;
+    fn forget_http2(&self, records: &Arc<Records>) {
+        let mut http2 = lock(&self.http2);
+        if matches!(&*http2, Http2::Open(shared) if shared.records.as_ptr() == Arc::as_ptr(records)) {
+            *http2 = Http2::None;
+        }
+    }
+
+    async fn connect_http1(&self) -> Result<(SendHttp1, Weak<Records>, EndsAt), Error> {
+        let Connection { stream, records, ends_at, .. } = self.connect(Protocol::Http1).await?;
         let (stream, asked) = interim::http1(stream);
         let begun = http1::Builder::new().max_header_size(HEADERS_MAX).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
@@ -371,14 +393,16 @@ impl Client {
             let ended = connection.with_upgrades().await;
             close(records, ended, address);
         });
-        Ok((SendHttp1::new(sender, asked), weak))
+        Ok((SendHttp1::new(sender, asked), weak, ends_at))
     }
 
     fn take_idle(&self) -> Option<Idle> {
         let mut idle = lock(&self.http1);
         // The latest kept is the least likely to have been closed by the server.
         while let Some(kept) = idle.pop() {
-            if kept.sender.is_ready() && kept.since.elapsed() < self.connector.options.http1_idle_timeout {
+            let has_ended = kept.ends_at.is_some_and(|at| at <= tokio::time::Instant::now());
+            if kept.sender.is_ready() && kept.since.elapsed() < self.connector.options.http1_idle_timeout && !has_ended
+            {
                 return Some(kept);
             }
         }
@@ -386,7 +410,7 @@ impl Client {
     }
 
     /// Keeps a connection once its response has been read.
-    fn keep(self: &Arc<Self>, mut sender: SendHttp1, records: Weak<Records>) {
+    fn keep(self: &Arc<Self>, mut sender: SendHttp1, records: Weak<Records>, ends_at: EndsAt) {
         let client = Arc::downgrade(self);
         let drain = self.connector.drain.clone();
         self.connector.drain.spawn(async move {
@@ -396,7 +420,7 @@ impl Client {
             let Some(client) = client.upgrade() else { return };
             let mut idle = lock(&client.http1);
             if idle.len() < HTTP1_IDLE_MAX {
-                idle.push(Idle { sender, records, since: Instant::now() });
+                idle.push(Idle { sender, records, ends_at, since: Instant::now() });
             }
         });
     }

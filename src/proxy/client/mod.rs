@@ -85,6 +85,8 @@ pub struct Connection {
     pub took: Duration,
     /// What is known of the connection, where it may be used again.
     pub made: Option<Made>,
+    /// When it must have ended, where it may not outlive its certificates.
+    pub ends_at: Option<tokio::time::Instant>,
 }
 
 /// How a connection that may carry more streams was made.
@@ -232,7 +234,13 @@ impl Connector {
         labels: &Labels,
     ) -> Connection {
         let Secured { stream, client, server, security, terms } = secured;
-        let made = terms.map(|terms| Made { client, server, security: security.clone(), terms });
+        let ends_at = terms.as_ref().and_then(|terms| self.tls.ends_at(terms));
+        let made = terms.filter(|_| matches!(stream, Stream::Framed(_))).map(|terms| Made {
+            client,
+            server,
+            security: security.clone(),
+            terms,
+        });
         let entry = (!self.is_local(endpoint)).then(|| {
             self.connections.open(Opened {
                 direction: Direction::Outbound,
@@ -249,7 +257,7 @@ impl Connector {
         let transport = self.metrics.transport(&peer.and(labels));
         let counts = entry.as_ref().map(Entry::counts).unwrap_or_default();
         let stream = Counted::new(stream, counts, transport.totals());
-        Connection { stream, records: Records { entry, transport }, took: began_at.elapsed(), made }
+        Connection { stream, records: Records { entry, transport }, took: began_at.elapsed(), made, ends_at }
     }
 
     /// Says whether `endpoint` can be reached again. Nothing of it comes to the app's notice.
@@ -306,12 +314,12 @@ impl Connector {
             _ => Vec::new(),
         };
         let security = Security::Mutual(connected.tls);
-        let (stream, terms) = if connected.streams {
-            (Stream::Framed(Box::new(Framed::first(connected.stream, &preface))), Some(connected.terms))
+        let stream = if connected.streams {
+            Stream::Framed(Box::new(Framed::first(connected.stream, &preface)))
         } else {
-            (Stream::Tls(Box::new(stream::Tls::new(connected.stream, preface.into()))), None)
+            Stream::Tls(Box::new(stream::Tls::new(connected.stream, preface.into())))
         };
-        Ok(Secured { stream, client, server, security, terms })
+        Ok(Secured { stream, client, server, security, terms: Some(connected.terms) })
     }
 
     async fn dial(&self, address: SocketAddr) -> Result<TcpStream, Error> {
@@ -341,7 +349,7 @@ struct Secured {
     client: SocketAddr,
     server: SocketAddr,
     security: Security,
-    /// Of a connection that may carry more streams.
+    /// Of a mesh connection.
     terms: Option<Terms>,
 }
 

@@ -18,6 +18,7 @@ use crate::proxy::connections::Opened;
 use crate::proxy::http::{self, Dialled, Open, Session};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::tcp;
+use crate::proxy::tls::end;
 
 /// The policy that let blind bytes through, and its labels.
 pub(super) struct Permitted {
@@ -41,8 +42,13 @@ impl Inbound {
         let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
         let dialled = dialled.and_then(Result::ok).map(|app| Box::new(app) as Box<dyn Stream>);
+        let mut http = self.http.clone();
+        if arrival.ends_at.is_some() {
+            // It is told to end by itself.
+            http.drain = http.drain.part();
+        }
         let session = Session {
-            http: self.http.clone(),
+            http,
             client: arrival.client(),
             target: arrival.target,
             policy,
@@ -50,6 +56,7 @@ impl Inbound {
             open: Some(open),
             dialled: Mutex::new(dialled),
             kinds: Mutex::default(),
+            ends_at: arrival.ends_at,
         };
         Box::pin(http::serve(session, protocol, stream)).await.map_err(Error::Http)
     }
@@ -108,6 +115,7 @@ impl Inbound {
             carried = tcp::carry(stream, app, &self.http.drain) => {
                 Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
             }
+            () = end(arrival.ends_at) => Err(Error::CertificateEnded),
             () = revoked(&mut policy, &client) => {
                 self.http.metrics.count(Event::InboundTcpTerminated, &permitted.labels);
                 Err(Error::Revoked)
@@ -116,7 +124,7 @@ impl Inbound {
     }
 
     fn open(&self, arrival: &Arrival, policy: &ServerPolicy, protocol: Protocol) -> Open {
-        let Arrival { client, server, target, security } = arrival.clone();
+        let Arrival { client, server, target, security, ends_at: _ } = arrival.clone();
         let entry = self.connections.open(Opened {
             direction: Direction::Inbound,
             client,

@@ -44,7 +44,8 @@ impl Inbound {
         };
         drop(newcomer);
         let protocol = header.protocol;
-        let arrival = self.meant(header, client, server, security)?;
+        let ends_at = self.tls.ends_at(&terms);
+        let arrival = self.meant(header, Arrival { client, server, target: server, security, ends_at })?;
         if streams && protocol == Protocol::Opaque {
             return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
         }
@@ -72,15 +73,9 @@ impl Inbound {
         Ok(Proven { stream, security, streams, terms, header })
     }
 
-    /// What a transport header means.
-    fn meant(
-        &self,
-        header: Header,
-        client: SocketAddr,
-        server: SocketAddr,
-        security: Security,
-    ) -> Result<Arrival, Error> {
-        let identity = match &security {
+    /// Where a transport header sends what has arrived.
+    fn meant(&self, header: Header, arrival: Arrival) -> Result<Arrival, Error> {
+        let identity = match &arrival.security {
             Security::Mutual(tls) => tls.client_identity.as_ref().map(ToString::to_string),
             _ => None,
         };
@@ -94,11 +89,11 @@ impl Inbound {
         if let Some(name) = header.name {
             return Err(Error::Gateway(name));
         }
-        let target = SocketAddr::new(server.ip(), header.port);
+        let target = SocketAddr::new(arrival.server.ip(), header.port);
         if header.port == self.options.port {
             return Err(Error::Loop(target));
         }
-        Ok(Arrival { client, server, target, security })
+        Ok(Arrival { target, ..arrival })
     }
 
     /// Carries one opaque stream after another. Each is authorized, and accepted once the app is there.
@@ -131,7 +126,7 @@ impl Inbound {
             if header.protocol != Protocol::Opaque {
                 return Err(Error::NotOpaque);
             }
-            arrival = self.meant(header, arrival.client, arrival.server, arrival.security)?;
+            arrival = self.meant(header, arrival)?;
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum Error {
     App(#[from] AppError),
     #[error(transparent)]
     Carry(#[from] tcp::Error),
+    #[error("a certificate has ended that the connection was made with")]
+    CertificateEnded,
     #[error("too many connections are open whose clients have not proven who they are")]
     Crowded,
     #[error(transparent)]
@@ -61,6 +63,7 @@ impl Error {
         match self {
             Self::Detect(detect::Error::Silent(_)) => "tls detection timeout",
             Self::App(_) | Self::Carry(_) | Self::Detect(_) | Self::Http(_) => "i/o",
+            Self::CertificateEnded => "certificate ended",
             Self::Crowded => "loadshed",
             Self::Gateway(_) => "gateway domain invalid",
             _ => "unexpected",

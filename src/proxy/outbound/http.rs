@@ -36,6 +36,7 @@ use crate::proxy::metrics::{Counted, Event, Labels, Outcome};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
 use crate::proxy::tcp;
+use crate::proxy::tls::end;
 use crate::telemetry::error_chain;
 
 /// From the app: which identity the server must have.
@@ -222,13 +223,18 @@ impl Session {
         let drain = self.outbound.drain.clone();
         self.outbound.drain.spawn(async move {
             // A switched connection counts as load, and is on record, until it ends.
+            let ends_at = open.as_ref().and_then(|open| open.ends_at);
             let (_pick, _open, _place) = (pick, open, place);
             let (app, server) = match tokio::try_join!(app, server) {
                 Ok(switched) => switched,
                 Err(error) => return tracing::debug!(%error, "a connection did not switch protocols"),
             };
-            if let Err(error) = tcp::carry(TokioIo::new(app), TokioIo::new(server), &drain).await {
-                tracing::debug!(%error, "a switched connection broke");
+            let carrying = tcp::carry(TokioIo::new(app), TokioIo::new(server), &drain);
+            tokio::select! {
+                carried = carrying => if let Err(error) = carried {
+                    tracing::debug!(%error, "a switched connection broke");
+                },
+                () = end(ends_at) => tracing::debug!("a switched connection ends with its certificates"),
             }
         });
         let ends = Ends {

@@ -40,7 +40,7 @@ use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, RouteCounts, T
 use super::discovery::{self, Discovered, Discovery};
 use super::metrics::{Event, Labels, Metrics};
 use super::settings::Settings;
-use super::tcp;
+use super::{tcp, tls};
 use crate::mesh;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::net::counted::{Counted, Counts};
@@ -108,6 +108,8 @@ pub enum Error {
     Backend(#[source] backend::Error),
     #[error("the connection broke")]
     Broken(#[source] tcp::Error),
+    #[error("a certificate has ended that the connection to the server was made with")]
+    CertificateEnded,
     #[error("cannot find out what the client speaks")]
     Detect(#[source] detect::Error),
     #[error("cannot discover the target")]
@@ -286,19 +288,21 @@ impl Outbound {
     }
 
     /// Carries bytes both ways, beginning with what the server has `said` already.
-    async fn splice(&self, client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Routed) -> Result<(), Error> {
+    async fn splice(&self, mut client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Routed) -> Result<(), Error> {
         let Routed { opened: Opened { connection, client: endpoint, pick }, counts } = opened;
         counts.tally.count_plain(&self.metrics, counts.opened);
-        let Connection { stream, mut records, made, .. } = connection;
+        let Connection { stream, mut records, made, ends_at, .. } = connection;
         let mut server = Prefixed::new(said, stream);
-        let carried = tcp::carry(client, &mut server, &self.drain).await;
+        let carried = tokio::select! {
+            carried = tcp::carry(&mut client, &mut server, &self.drain) => carried.map_err(Error::Broken),
+            () = tls::end(ends_at) => Client { stream: client.into_parts().1 }.reset(Error::CertificateEnded),
+        };
         drop(pick);
         match (&carried, made) {
-            (Err(tcp::Error::Server(error)), _) => records.failed(error),
+            (Err(Error::Broken(tcp::Error::Server(error))), _) => records.failed(error),
             (Ok(()), Some(made)) => endpoint.keep_stream(server.into_parts().1.into_inner(), made),
             _ => {}
         }
-        let carried = carried.map_err(Error::Broken);
         let error = ("error", carried.as_ref().err().map_or("", label));
         counts.tally.count(&self.metrics, counts.closed, error);
         carried
@@ -407,6 +411,7 @@ fn label(error: &Error) -> &'static str {
         Error::Backend(_) | Error::Broken(_) | Error::Detect(_) | Error::Http(_) | Error::Socket(_) => "i/o",
         Error::Discovery(_) => "undiscovered",
         Error::NoRoute | Error::Refused(_) => "forbidden",
+        Error::CertificateEnded => "certificate ended",
         Error::InvalidPolicy(_) | Error::Loop => "unexpected",
     }
 }

@@ -3,6 +3,7 @@
 mod access_log;
 mod drain;
 mod errors;
+mod expiry;
 mod h2spec;
 pub(super) mod hostile;
 mod metrics;

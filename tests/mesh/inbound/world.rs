@@ -65,6 +65,10 @@ impl Authority {
         self.credentials_from(name, SystemTime::now() - 2 * DAY)
     }
 
+    fn tls(&self, own: Arc<Credentials>) -> Tls {
+        Tls::new(watch::channel(self.bundle.clone()).1, watch::channel(Some(own)).1)
+    }
+
     fn credentials_from(&self, name: &str, from: SystemTime) -> Arc<Credentials> {
         let identity: Identity = name.parse().unwrap();
         let key = LeafKey::generate().unwrap();
@@ -119,6 +123,16 @@ impl Pod {
         Self::with(default_policy, None, |_| ())
     }
 
+    /// One whose certificate ends that soon; whether its connections do then.
+    pub(super) fn ending_in(soon: Duration, bounds_connections: bool) -> Self {
+        let authority = Authority::new();
+        // It is valid for longer, so that a handshake that comes late is no failure.
+        let not_after = SystemTime::now() + soon;
+        let own = Arc::new(Credentials { not_after, ..(*authority.credentials(WEB)).clone() });
+        let tls = authority.tls(own).bounding_connections(bounds_connections);
+        Self::of(authority, tls, DefaultPolicy::AllUnauthenticated, None, |_| ())
+    }
+
     /// A pod that logs requests in this way, and the lines.
     pub(super) fn logging(format: Format) -> (Self, Receiver<String>) {
         let (log, lines) = AccessLog::new(format, &Metrics::new());
@@ -141,9 +155,17 @@ impl Pod {
 
     fn with(default_policy: DefaultPolicy, told: Option<Server>, change: impl FnOnce(&mut Options)) -> Self {
         let authority = Authority::new();
-        let (_, bundle) = watch::channel(authority.bundle.clone());
-        let (_, credentials) = watch::channel(Some(authority.credentials(WEB)));
-        let tls = Tls::new(bundle, credentials);
+        let tls = authority.tls(authority.credentials(WEB));
+        Self::of(authority, tls, default_policy, told, change)
+    }
+
+    fn of(
+        authority: Authority,
+        tls: Tls,
+        default_policy: DefaultPolicy,
+        told: Option<Server>,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let (connections, metrics, drain) = (Table::default(), Metrics::new(), Drain::new());
         let settings = policy::Settings {
             workload: "web".into(),

@@ -1,6 +1,7 @@
 //! The way out of a pod: what an app's connection becomes, against real TLS peers and a control plane in this process.
 
 mod errors;
+mod expiry;
 mod hostile;
 mod limits;
 mod metrics;

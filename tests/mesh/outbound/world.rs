@@ -66,6 +66,11 @@ impl Pki {
     }
 
     pub(crate) fn tls(&self, identity: &str) -> Tls {
+        self.tls_until(identity, None)
+    }
+
+    /// Whose certificate is thought to end then; it is valid for longer, so that a handshake that comes late is no failure.
+    fn tls_until(&self, identity: &str, end: Option<SystemTime>) -> Tls {
         let identity: Identity = identity.parse().unwrap();
         let key = LeafKey::generate().unwrap();
         let csr = Csr::parse_der(&key.csr(&identity).unwrap()).unwrap();
@@ -73,7 +78,7 @@ impl Pki {
         let leaf = self.issuer.sign(&csr, &identity, SystemTime::now(), validity).unwrap();
         let chain = std::iter::once(leaf.certificate.der().clone()).chain(leaf.intermediates.clone()).collect();
         let certified_key = Arc::new(CertifiedKey::new(chain, any_ecdsa_type(&key.private_key()).unwrap()));
-        let not_after = leaf.not_after();
+        let not_after = end.unwrap_or(leaf.not_after());
         let credentials = Credentials { identity, certified_key, leaf: leaf.certificate, not_after };
         let bundle = watch::Sender::new(self.bundle.clone()).subscribe();
         Tls::new(bundle, watch::Sender::new(Some(Arc::new(credentials))).subscribe())
@@ -111,14 +116,23 @@ impl Pod {
         Self::start_as(pki, control, Queue { capacity: 10_000, failfast: FAILFAST }, change)
     }
 
+    /// One whose certificate ends then, and its connections with it.
+    pub(crate) fn ending(pki: &Pki, control: &Control, end: SystemTime) -> Self {
+        let tls = pki.tls_until(CLIENT, Some(end)).bounding_connections(true);
+        Self::start_of(tls, control, Queue { capacity: 10_000, failfast: FAILFAST }, |_| ())
+    }
+
     /// A pod whose app is an ingress.
     pub(crate) fn ingress(pki: &Pki, control: &Control) -> Self {
         Self::changed(pki, control, |options| options.is_ingress = true)
     }
 
     fn start_as(pki: &Pki, control: &Control, queue: Queue, change: impl FnOnce(&mut outbound::Options)) -> Self {
+        Self::start_of(pki.tls(CLIENT), control, queue, change)
+    }
+
+    fn start_of(tls: Tls, control: &Control, queue: Queue, change: impl FnOnce(&mut outbound::Options)) -> Self {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
-        let tls = pki.tls(CLIENT);
         let address: ControlAddr = control.address.to_string().parse().unwrap();
         let channel = Channel::new(address, None, &tls, drain.clone()).unwrap().counted(&metrics);
         let connector = Arc::new(Connector {
