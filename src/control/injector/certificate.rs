@@ -7,8 +7,8 @@
 //! Start at [`keep`].
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::watcher::watch_object;
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
 use serde_json::json;
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ use crate::manifest::names::{INJECTOR, WEBHOOK_CONFIG, WEBHOOK_SECRET};
 use crate::net::backoff::Backoff;
 use crate::net::readiness::BlockReady;
 use crate::pki::serving::{Serving, certificates};
+use crate::pki::{self, Certificate};
 
 /// However few events come, everything is looked at anew this often: an hour of a wrong caBundle would be an hour of unmeshed pods.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -35,6 +37,9 @@ const RECHECK: Duration = Duration::from_secs(60);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
+/// API servers hear of a changed caBundle by their watches: in milliseconds, and where one has much to do in a second or two. Until all have, the
+/// certificate is shown that they believe already; it is renewed weeks before its end.
+const OVERLAP: Duration = Duration::from_secs(15);
 /// After a change, its echo comes back as an event; several at once are looked at together.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -46,11 +51,18 @@ const CA_KEY: &str = "ca.crt";
 /// API server believes it.
 pub(super) fn keep(role: &Role, certified: BlockReady) -> watch::Receiver<Option<Arc<ServerConfig>>> {
     let (sender, receiver) = watch::channel(None);
+    let expires_at = Gauge::default();
+    role.metrics.lock().unwrap_or_else(PoisonError::into_inner).register(
+        "hawser_injector_certificate_expiration_timestamp_seconds",
+        "When the webhook's certificate ends, in seconds since 1970",
+        expires_at.clone(),
+    );
     let keeper = Keeper {
         secrets: Api::namespaced(role.client.clone(), &role.common.control_namespace),
         webhooks: Api::all(role.client.clone()),
         names: names(&role.common.control_namespace, &role.common.cluster_domain),
         tls: sender,
+        expires_at,
     };
     let drain = role.drain.clone();
     role.drain.spawn(async move {
@@ -74,6 +86,8 @@ struct Keeper {
     webhooks: Api<MutatingWebhookConfiguration>,
     names: Vec<String>,
     tls: watch::Sender<Option<Arc<ServerConfig>>>,
+    /// That of the certificate shown.
+    expires_at: Gauge,
 }
 
 impl Keeper {
@@ -81,13 +95,13 @@ impl Keeper {
         let mut certified = Some(certified);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut changes = pin!(watch_object(self.webhooks.clone(), WEBHOOK_CONFIG));
-        let mut shown = Vec::new();
+        let mut shown = Shown::default();
         loop {
             let pause = match self.settle(&mut shown).await {
-                Ok(()) => {
+                Ok(pause) => {
                     drop(certified.take());
                     backoff.reset();
-                    RECHECK
+                    pause
                 }
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "the webhook's certificate is not settled");
@@ -105,16 +119,20 @@ impl Keeper {
         }
     }
 
-    /// Sees to it that there is a certificate, that the API server believes it, and that it is shown, in this order.
-    async fn settle(&self, shown: &mut Vec<u8>) -> anyhow::Result<()> {
+    /// Sees to it that there is a certificate, that the API server believes it, and that it is shown, in this order; when to look again.
+    async fn settle(&self, shown: &mut Shown) -> anyhow::Result<Duration> {
         let serving = self.certificate(SystemTime::now()).await?;
         self.publish(&serving).await?;
-        if *shown != serving.certificate().der().as_ref() {
+        if let Some(wait) = shown.goes_on_before(serving.certificate(), SystemTime::now(), Instant::now()) {
+            return Ok(wait);
+        }
+        if shown.certificate.as_ref() != Some(serving.certificate()) {
             self.tls.send_replace(Some(Arc::new(server_config(&serving)?)));
-            *shown = serving.certificate().der().to_vec();
+            shown.certificate = Some(serving.certificate().clone());
+            self.expires_at.set(i64::try_from(pki::seconds(serving.certificate().not_after())).unwrap_or(i64::MAX));
             tracing::info!(serial = serving.certificate().serial(), "the webhook shows this certificate");
         }
-        Ok(())
+        Ok(RECHECK)
     }
 
     /// The certificate in the Secret, made anew where there is none or it is due.
@@ -182,6 +200,26 @@ impl Keeper {
     }
 }
 
+/// What is shown, and what is to be shown once every API server believes it.
+#[derive(Debug, Default)]
+struct Shown {
+    certificate: Option<Certificate>,
+    next: Option<(Certificate, Instant)>,
+}
+
+impl Shown {
+    /// How long what is shown goes on being shown before `new`, which the API server has been told of by `at`; none where `new` can be shown.
+    fn goes_on_before(&mut self, new: &Certificate, now: SystemTime, at: Instant) -> Option<Duration> {
+        let shown = self.certificate.as_ref().filter(|shown| *shown != new && now < shown.not_after())?;
+        let known = self.next.as_ref().filter(|(next, _)| next == new).map(|(_, since)| *since);
+        let since = known.unwrap_or(at);
+        self.next = Some((new.clone(), since));
+        let left = OVERLAP.checked_sub(at.duration_since(since))?;
+        let left = left.min(shown.not_after().duration_since(now).unwrap_or_default());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
 /// TLS 1.2 and 1.3: the client is an API server, whose version we do not choose.
 pub fn server_config(serving: &Serving) -> anyhow::Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -193,4 +231,40 @@ pub fn server_config(serving: &Serving) -> anyhow::Result<ServerConfig> {
         .context("cannot use the webhook's certificate")?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn certificate(now: SystemTime) -> Certificate {
+        Serving::create(&names("hawser", "cluster.local"), now, &[]).unwrap().certificate().clone()
+    }
+
+    #[test]
+    fn a_new_certificate_is_shown_once_every_api_server_can_have_heard_of_its_ca() {
+        let (now, at) = (SystemTime::now(), Instant::now());
+        let [old, new, newer] = [(); 3].map(|()| certificate(now));
+        let mut shown = Shown::default();
+        assert_eq!(shown.goes_on_before(&old, now, at), None, "who shows nothing shows what there is");
+        shown.certificate = Some(old.clone());
+        assert_eq!(shown.goes_on_before(&old, now, at), None);
+        assert_eq!(shown.goes_on_before(&new, now, at), Some(OVERLAP));
+        let later = at + OVERLAP / 3;
+        assert_eq!(shown.goes_on_before(&new, now, later), Some(OVERLAP - OVERLAP / 3));
+        assert_eq!(shown.goes_on_before(&newer, now, later), Some(OVERLAP), "another one is counted anew");
+        assert_eq!(shown.goes_on_before(&newer, now, later + OVERLAP), None);
+    }
+
+    #[test]
+    fn one_that_has_ended_is_not_shown_any_longer() {
+        let now = SystemTime::now();
+        let [old, new] = [(); 2].map(|()| certificate(now));
+        let mut shown = Shown { certificate: Some(old.clone()), next: None };
+        let near = old.not_after() - Duration::from_secs(1);
+        assert_eq!(shown.goes_on_before(&new, near, Instant::now()), Some(Duration::from_secs(1)));
+        assert_eq!(shown.goes_on_before(&new, old.not_after() + DAY, Instant::now()), None);
+    }
 }
