@@ -11,3 +11,4 @@ mod outbound;
 mod pair;
 mod proxy;
 mod replicas;
+mod rotation;

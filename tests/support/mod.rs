@@ -6,6 +6,7 @@ pub(crate) mod control;
 pub(crate) mod identity;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
+pub(crate) mod objects;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
