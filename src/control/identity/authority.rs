@@ -549,6 +549,43 @@ impl Collector for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pki::Anchor;
+
+    #[test]
+    fn metrics_tell_when_issuer_and_anchor_end_and_whether_something_is_wrong() {
+        let mut registry = Registry::default();
+        let status = Status::register(&mut registry);
+        let shown = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        status.trouble.send_replace(Some("broken".into()));
+        let text = shown(&registry);
+        assert!(
+            text.contains("hawser_identity_in_trouble 1\n") && !text.contains("issuer_cert_ttl_seconds "),
+            "{text}"
+        );
+
+        let now = SystemTime::now();
+        let anchor = Anchor::create("cluster.local", now).unwrap();
+        let issuer = anchor.create_issuer("cluster.local", now).unwrap();
+        let bundle = Bundle::parse_pem(&anchor.certificate().to_pem()).unwrap();
+        let ends = [issuer.not_after(), anchor.certificate().not_after()].map(pki::seconds);
+        status.trouble.send_replace(None);
+        status.signing.send_replace(Some(Arc::new(Signing { issuer, bundle, keeper: None })));
+        let text = shown(&registry);
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .unwrap_or_else(|| panic!("{name}: {text}"))
+        };
+        assert_eq!(value("hawser_identity_in_trouble"), 0.0);
+        let left = value("issuer_cert_ttl_seconds");
+        assert!(left > 0.0 && left <= (ends[0] - pki::seconds(now)) as f64 + 1.0, "{left}");
+        assert_eq!(value("hawser_identity_issuer_expiration_timestamp_seconds"), ends[0] as f64);
+        assert_eq!(value("hawser_identity_anchor_expiration_timestamp_seconds"), ends[1] as f64);
+    }
 
     #[test]
     fn who_wrote_the_key_last_keeps_it_and_not_who_wrote_something_else() {
