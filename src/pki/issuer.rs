@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::bundle::{Bundle, NotTrusted};
-use super::certificate::{Certificate, InvalidCertificate};
+use super::certificate::{Certificate, InvalidCertificate, hex};
 use super::csr::Csr;
 use super::encrypted;
 use super::leaf_key::{LeafKey, NoKey, common_name, dns_name};
@@ -52,6 +52,15 @@ pub struct Leaf {
     pub certificate: Certificate,
     /// The issuer's certificate first, then towards the anchor.
     pub intermediates: Vec<CertificateDer<'static>>,
+}
+
+/// What is sent of a [`Leaf`], and said of it: as it was written, not read again.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    pub der: CertificateDer<'static>,
+    /// As [`Certificate::serial`] has it.
+    pub serial: String,
+    pub not_after: SystemTime,
 }
 
 /// How long a leaf is to be valid.
@@ -207,7 +216,8 @@ impl Issuer {
         self.not_after
     }
 
-    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+    /// The issuer's own certificate first, then towards the anchor, which is not among them.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
 
@@ -251,13 +261,32 @@ impl Issuer {
         now: SystemTime,
         validity: Validity,
     ) -> Result<Leaf, CannotSign> {
+        let issued = self.issue(csr, identity, now, validity)?;
+        let certificate = Certificate::from_der(issued.der).map_err(CannotSign::Read)?;
+        Ok(Leaf { certificate, intermediates: self.chain.clone() })
+    }
+
+    /// The same, of which nothing is read again: for those who send it on with [`Self::chain`].
+    ///
+    /// # Errors
+    /// Where signing fails.
+    pub fn issue(
+        &self,
+        csr: &Csr,
+        identity: &Identity,
+        now: SystemTime,
+        validity: Validity,
+    ) -> Result<Issued, CannotSign> {
         let not_before = now.checked_sub(validity.skew).ok_or(CannotSign::Instant)?;
         let not_after = validity.lifetime.checked_add(validity.skew).and_then(|longest| now.checked_add(longest));
         let not_after = not_after.map_or(self.not_after, |wished| wished.min(self.not_after));
+        // A certificate tells whole seconds.
+        let not_after = OffsetDateTime::from(not_after).truncate_to_second();
+        let serial = serial()?;
         let mut wish = CertificateParams::default();
         wish.not_before = OffsetDateTime::from(not_before);
-        wish.not_after = OffsetDateTime::from(not_after);
-        wish.serial_number = Some(serial()?);
+        wish.not_after = not_after;
+        wish.serial_number = Some(serial.clone());
         wish.distinguished_name = common_name(identity.as_str());
         wish.subject_alt_names = vec![dns_name(identity).map_err(CannotSign::Sign)?];
         wish.is_ca = IsCa::NoCa;
@@ -265,8 +294,7 @@ impl Issuer {
         wish.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         wish.use_authority_key_identifier_extension = true;
         let signed = wish.signed_by(csr.key(), &self.authority.signer).map_err(CannotSign::Sign)?;
-        let certificate = Certificate::from_der(signed.der().clone()).map_err(CannotSign::Read)?;
-        Ok(Leaf { certificate, intermediates: self.chain.clone() })
+        Ok(Issued { der: signed.into(), serial: hex(serial.as_ref()), not_after: not_after.into() })
     }
 }
 

@@ -27,7 +27,7 @@ pub use bundle::{Bundle, InvalidBundle, NotTrusted};
 pub use certificate::{Certificate, InvalidCertificate};
 pub use create::{Created, KeyKind, Wish, create};
 pub use csr::{Asked, Csr, InvalidCsr, WrongCsr};
-pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issuer, Leaf, Validity};
+pub use issuer::{Anchor, CannotSign, InvalidIssuer, Issued, Issuer, Leaf, Validity};
 pub use leaf_key::{LeafKey, NoKey};
 pub use lifetimes::{InvalidLifetimes, Lifetime, Lifetimes, parse_duration};
 pub use rotation::{EXPIRE_MARGIN, PUBLISH_MIN, Phase, Request, Rotation};

@@ -22,7 +22,7 @@ use super::authority::Signing;
 use super::limits::{Limits, Source, TooMuch};
 use crate::cluster::token_review::{Account, Refused, Reviewer};
 use crate::mesh::Identity;
-use crate::pki::{Asked, Leaf, Validity};
+use crate::pki::{Asked, Issued, Validity};
 use crate::wire::identity::identity_server;
 use crate::wire::identity::{CertifyRequest, CertifyResponse};
 
@@ -143,8 +143,8 @@ impl Certify {
         Self { trouble: Some(trouble), ..self }
     }
 
-    /// Signs what `asked` asks for, if its token proves that it may have it.
-    async fn certify(&self, source: Source, asked: CertifyRequest) -> Result<Leaf, Status> {
+    /// Signs what `asked` asks for, if its token proves that it may have it; what it is told, and the serial number.
+    async fn certify(&self, source: Source, asked: CertifyRequest) -> Result<(CertifyResponse, String), Status> {
         let CertifyRequest { identity: requested, token, certificate_signing_request } = asked;
         let signing = self.signing.borrow().clone();
         let signing = signing.ok_or_else(|| {
@@ -174,8 +174,14 @@ impl Certify {
             )));
         }
         self.limits.identity(&found, Instant::now().into_std()).map_err(slow)?;
-        let signed = signing.issuer.sign(&csr, &found, now, self.settings.validity);
-        signed.map_err(|error| Status::internal(error.to_string()))
+        let issued = signing.issuer.issue(&csr, &found, now, self.settings.validity);
+        let Issued { der, serial, not_after } = issued.map_err(|error| Status::internal(error.to_string()))?;
+        let response = CertifyResponse {
+            valid_until: Some(not_after.into()),
+            leaf_certificate: der.to_vec(),
+            intermediate_certificates: signing.issuer.chain().iter().map(|der| der.to_vec()).collect(),
+        };
+        Ok((response, serial))
     }
 
     /// The identity that `token` proves.
@@ -213,15 +219,10 @@ impl identity_server::Identity for Certify {
         let certified = self.certify(source, asked).await;
         self.metrics.duration.observe(began.elapsed().as_secs_f64());
         match certified {
-            Ok(leaf) => {
+            Ok((response, serial)) => {
                 self.metrics.issued.inc();
-                let Leaf { certificate, intermediates } = leaf;
-                tracing::info!(identity = requested, serial = certificate.serial(), "issued a certificate");
-                Ok(Response::new(CertifyResponse {
-                    valid_until: Some(certificate.not_after().into()),
-                    leaf_certificate: certificate.der().to_vec(),
-                    intermediate_certificates: intermediates.iter().map(|der| der.to_vec()).collect(),
-                }))
+                tracing::info!(identity = requested, serial, "issued a certificate");
+                Ok(Response::new(response))
             }
             Err(refused) => {
                 let (code, reason) = (refused.code(), refused.message());

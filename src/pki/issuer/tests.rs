@@ -39,6 +39,14 @@ fn signs_a_leaf_that_chains_to_the_anchor() {
 }
 
 #[test]
+fn what_is_said_of_an_issued_certificate_is_what_it_says() {
+    let (_, issuer, _) = world();
+    let issued = issuer.issue(&csr(), &web(), now() + Duration::from_millis(987), VALIDITY).unwrap();
+    let read = Certificate::from_der(issued.der).unwrap();
+    assert_eq!((issued.serial.as_str(), issued.not_after), (read.serial(), read.not_after()));
+}
+
+#[test]
 fn a_leaf_can_prove_both_ends_and_sign_nothing() {
     let (_, issuer, _) = world();
     let leaf = issuer.sign(&csr(), &web(), now(), VALIDITY).unwrap();
