@@ -36,6 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How many service accounts ask.
 const ACCOUNTS: usize = 2_000;
+/// How many ask at once where memory is looked at.
+const FLAT_CLIENTS: usize = 64;
 /// Before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,9 @@ struct Args {
     /// How long certificates are issued to see whether memory stays flat; 0 for not at all
     #[arg(long, default_value_t = 60.0)]
     memory_seconds: f64,
+    /// Instead of all that: so many certificates, and the memory of the service on the way there
+    #[arg(long, value_name = "CERTIFICATES")]
+    flat: Option<u64>,
     /// What Cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,6 +74,9 @@ fn main() {
         return server::serve(&args);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Some(all) = args.flat {
+        return flat(&runtime, all);
+    }
     println!("| part | CPU |\n|---|---|");
     for (name, cost) in parts::costs() {
         println!("| {name} | {cost:.0} µs |");
@@ -89,10 +97,10 @@ fn main() {
             let mut service = Service::start(reviews, &api);
             let channel = runtime.block_on(service.channel());
             let load = Load { requests: requests.clone(), channel, breaks };
-            runtime.block_on(load.run(*clients, WARM_UP));
+            runtime.block_on(load.run_for(*clients, WARM_UP));
             let before = Cpu::of(service.pid());
             let (began, count) =
-                (Instant::now(), runtime.block_on(load.run(*clients, Duration::from_secs_f64(args.seconds))));
+                (Instant::now(), runtime.block_on(load.run_for(*clients, Duration::from_secs_f64(args.seconds))));
             let cpu = Cpu::of(service.pid()).since(before).total() / count as f64;
             println!("| {name} | {clients} | {:.0} | {cpu:.0} µs |", count as f64 / began.elapsed().as_secs_f64());
         }
@@ -102,12 +110,34 @@ fn main() {
         let channel = runtime.block_on(service.channel());
         let load = Load { requests, channel, breaks: false };
         println!("\n| issued | memory of its own |\n|---|---|");
-        let mut issued = runtime.block_on(load.run(64, WARM_UP));
+        let mut issued = runtime.block_on(load.run_for(FLAT_CLIENTS, WARM_UP));
         println!("| {issued} | {:.1} MB |", Memory::of(service.pid()).own);
         for _ in 0..6 {
-            issued += runtime.block_on(load.run(64, Duration::from_secs_f64(args.memory_seconds / 6.0)));
+            issued += runtime.block_on(load.run_for(FLAT_CLIENTS, Duration::from_secs_f64(args.memory_seconds / 6.0)));
             println!("| {issued} | {:.1} MB |", Memory::of(service.pid()).own);
         }
+    }
+}
+
+/// Issues so many certificates, and says how much memory the service has on the way.
+fn flat(runtime: &tokio::runtime::Runtime, all: u64) {
+    let mut service = Service::start(Reviews::None, &runtime.block_on(api::start()));
+    let channel = runtime.block_on(service.channel());
+    let load = Load { requests: Arc::new(requests()), channel, breaks: false };
+    println!(
+        "| issued | memory of its own | resident, with what it shares | CPU each | seconds |\n|---|---|---|---|---|"
+    );
+    let (began, before, mut issued) = (Instant::now(), Cpu::of(service.pid()), 0);
+    for part in [0.0, 0.01, 0.1, 0.5, 1.0] {
+        issued += runtime.block_on(load.run_times(FLAT_CLIENTS, (all as f64 * part) as u64 - issued));
+        let (memory, cpu) = (Memory::of(service.pid()), Cpu::of(service.pid()).since(before).total());
+        println!(
+            "| {issued} | {:.1} MB | {:.1} MB | {:.0} µs | {:.0} |",
+            memory.own,
+            memory.resident,
+            cpu / issued.max(1) as f64,
+            began.elapsed().as_secs_f64(),
+        );
     }
 }
 
@@ -165,16 +195,26 @@ struct Load {
 }
 
 impl Load {
-    /// So many ask, each again when it is answered; how many certificates came of it.
-    async fn run(&self, clients: usize, time: Duration) -> u64 {
-        static ASKED: AtomicU64 = AtomicU64::new(0);
+    /// So many ask for so long, each again when it is answered; how many certificates came of it.
+    async fn run_for(&self, clients: usize, time: Duration) -> u64 {
         let end = Instant::now() + time;
+        self.run(clients, move || Instant::now() < end).await
+    }
+
+    /// The same until there are so many certificates.
+    async fn run_times(&self, clients: usize, times: u64) -> u64 {
+        let asked = Arc::new(AtomicU64::new(0));
+        self.run(clients, move || asked.fetch_add(1, Ordering::Relaxed) < times).await
+    }
+
+    async fn run(&self, clients: usize, goes_on: impl Fn() -> bool + Clone + Send + 'static) -> u64 {
+        static ASKED: AtomicU64 = AtomicU64::new(0);
         let client = || {
-            let load = self.clone();
+            let (load, goes_on) = (self.clone(), goes_on.clone());
             async move {
                 let mut client = IdentityClient::new(load.channel.clone());
                 let mut issued = 0;
-                while Instant::now() < end {
+                while goes_on() {
                     let number = ASKED.fetch_add(1, Ordering::Relaxed);
                     let account = number as usize % ACCOUNTS;
                     let mut asked = load.requests[account].clone();
