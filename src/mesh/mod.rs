@@ -1,5 +1,6 @@
 //! The words of the domain: who (identity), what was measured of a connection, what it speaks, who may (policy, by route).
 
+pub mod budget;
 pub mod clock;
 pub mod connection;
 pub mod edges;
@@ -10,6 +11,7 @@ pub mod log_filter;
 pub mod places;
 pub mod policy;
 pub mod ports;
+pub mod profile;
 pub mod protocol;
 pub mod rate_limit;
 pub mod redirect;

@@ -6,7 +6,7 @@
 //! Start at [`best`]. Policies of servers use it ([`super::policy`]); routes of clients may as well.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 /// The names a route is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -94,6 +94,14 @@ enum PathScore {
 /// Where the pattern is no regular expression.
 pub fn whole(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!("^(?:{pattern})$"))
+}
+
+/// The same, of a pattern that may not grow beyond so many bytes when it is compiled, nor be nested deeper than that.
+///
+/// # Errors
+/// Where the pattern is no regular expression, or too large a one.
+pub fn whole_within(pattern: &str, bytes_max: usize, depth_max: u32) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(bytes_max).nest_limit(depth_max).build()
 }
 
 /// The best of `rules`, each given with its route's hosts and its own matches.

@@ -30,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use error::Error;
 pub use queue::{Queue, Queues};
-pub use tries::Retried;
+pub use tries::{Profiled, Retried};
 
 use super::balance::{Balancer, Ewma, Pick};
 use super::client::http::Client;
@@ -252,7 +252,7 @@ impl Backend {
         self: &Arc<Self>,
         request: Request<Body>,
         wish: Wish<'_>,
-        retried: &mut Retried,
+        retried: &mut Retried<'_>,
     ) -> Result<Answer, Error> {
         let Wish { required, limits } = wish;
         // The app itself chose the one address of a forward, and is told the truth about it at once.
@@ -268,6 +268,7 @@ impl Backend {
             if let Some(required) = required {
                 require(required, &client)?;
             }
+            retried.begin();
             let sent_at = Instant::now();
             let judge = pick.as_ref().and_then(Pick::judge);
             let sent = {
@@ -283,6 +284,7 @@ impl Backend {
                         started.end(&outcome(&response));
                         (unserved, Arc::new(unserved_by(&client, &response)))
                     } else {
+                        retried.end_with(&mut started);
                         let grpc_status = call_status(&response, beginning.as_deref());
                         let wanted = limits
                             .retry
@@ -313,6 +315,7 @@ impl Backend {
                         Ok(unserved) => unserved,
                         Err(begun) => {
                             drop(pick);
+                            retried.end(|| begun.outcome());
                             let wanted = limits.retry.as_ref().filter(|retry| begun.is_retried(retry));
                             let Some(next) = retried.next(wanted, again.as_ref()).await else {
                                 return Err(begun.at(address));

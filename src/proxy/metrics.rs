@@ -7,6 +7,7 @@
 
 mod labels;
 mod process;
+mod profiles;
 mod requests;
 mod routes;
 
@@ -18,6 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use self::labels::Labels;
+pub use self::profiles::ProfileRequests;
 pub use self::requests::{Outcome, Requests, Started};
 pub use self::routes::{Counted, Measured, Scope, Tally};
 
@@ -32,6 +34,7 @@ struct Inner {
     registry: Mutex<Registry>,
     requests: requests::Families,
     control_requests: requests::Families,
+    profiles: profiles::Families,
     routes: routes::Families,
     tcp_open_total: Family<Labels, Counter>,
     tcp_open_connections: Family<Labels, Gauge>,
@@ -71,10 +74,11 @@ pub enum Event {
     OutboundTcpRouteOpened,
     OutboundTlsRouteClosed,
     OutboundTlsRouteOpened,
+    ProfileRetryable,
 }
 
 /// The name and help of each [`Event`]; `_total` is added by the encoder.
-const EVENTS: [(Event, &str, &str); 27] = [
+const EVENTS: [(Event, &str, &str); 28] = [
     (Event::InboundHttpAllowed, "inbound_http_authz_allow", "HTTP requests that policy let through"),
     (Event::InboundHttpDenied, "inbound_http_authz_deny", "HTTP requests that policy refused"),
     (Event::InboundHttpErrors, "inbound_http_errors", "HTTP requests that failed in the proxy"),
@@ -114,6 +118,7 @@ const EVENTS: [(Event, &str, &str); 27] = [
     (Event::OutboundTcpRouteOpened, "outbound_tcp_route_open", "Connections of a route"),
     (Event::OutboundTlsRouteClosed, "outbound_tls_route_close", "Connections of a route for TLS that have ended"),
     (Event::OutboundTlsRouteOpened, "outbound_tls_route_open", "Connections of a route for TLS"),
+    (Event::ProfileRetryable, "route_retryable", "Responses for which a profile's route has a request asked again"),
 ];
 
 impl Default for Metrics {
@@ -129,6 +134,7 @@ impl Metrics {
         let inner = Inner {
             requests: requests::Families::registered(&mut registry, "", "of apps"),
             control_requests: requests::Families::registered(&mut registry, "control_", "to the control plane"),
+            profiles: profiles::Families::registered(&mut registry),
             routes: routes::Families::registered(&mut registry),
             tcp_open_total: family(&mut registry, "tcp_open", "Connections opened"),
             tcp_open_connections: family(&mut registry, "tcp_open_connections", "Connections open now"),
@@ -204,6 +210,10 @@ impl Metrics {
         let counter = Counter::default();
         self.registry().register(name, help, counter.clone());
         counter
+    }
+
+    fn profiles(&self) -> &profiles::Families {
+        &self.0.profiles
     }
 
     fn routes(&self) -> &routes::Families {

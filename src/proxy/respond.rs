@@ -1,4 +1,4 @@
-//! What a proxy answers where it cannot forward: an HTTP status, or the same in the words of gRPC.
+//! What a proxy answers where it cannot forward: an HTTP status, or the same in the words of gRPC. And the headers in which proxies tell each other.
 //!
 //! Both ways share it. Why something failed is told to peers of the mesh and to the pod's own app, never to strangers.
 
@@ -10,6 +10,8 @@ use super::orig_proto::ORIG_PROTO;
 
 /// Why the proxy answered by itself.
 pub const PROXY_ERROR: HeaderName = HeaderName::from_static("l5d-proxy-error");
+/// In a request that a profile has routed: which target it was for, as `NAME:PORT`.
+pub const DST_CANONICAL: HeaderName = HeaderName::from_static("l5d-dst-canonical");
 /// Asks the peer's proxy to close its client's connection.
 pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("l5d-proxy-connection");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use hawser::wire::destination::destination_server::{Destination, DestinationServer};
 use hawser::wire::destination::{
-    AddrSet, DestinationProfile, GetDestination, NoEndpoints, ProtocolHint, TlsIdentity, Update, WeightedAddr,
-    WeightedAddrSet, protocol_hint, tls_identity, update,
+    AddrSet, DestinationProfile, GetDestination, NoEndpoints, PathMatch, ProtocolHint, RequestMatch, RetryBudget,
+    Route, TlsIdentity, Update, WeightedAddr, WeightedAddrSet, WeightedDst, protocol_hint, request_match, tls_identity,
+    update,
 };
 use hawser::wire::outbound::outbound_policies_server::{OutboundPolicies, OutboundPoliciesServer};
 use hawser::wire::outbound::{self as policy, OutboundPolicy, TrafficSpec, backend, proxy_protocol, traffic_spec};
@@ -36,6 +37,7 @@ struct Said(Arc<Mutex<Words>>);
 #[derive(Default)]
 struct Words {
     profiles: HashMap<String, DestinationProfile>,
+    profiled: HashMap<String, Vec<mpsc::Sender<Result<DestinationProfile, Status>>>>,
     policies: HashMap<SocketAddr, OutboundPolicy>,
     updates: HashMap<String, Vec<Update>>,
     listeners: HashMap<String, Vec<mpsc::Sender<Result<Update, Status>>>>,
@@ -74,8 +76,13 @@ impl Destination for Said {
         &self,
         request: tonic::Request<GetDestination>,
     ) -> Result<tonic::Response<Self::GetProfileStream>, Status> {
-        let profile = self.0.lock().unwrap().profiles.get(&request.into_inner().path).cloned();
-        Ok(tonic::Response::new(held(profile.unwrap_or_default())))
+        let path = request.into_inner().path;
+        let (sender, receiver) = mpsc::channel(100);
+        let mut words = self.0.lock().unwrap();
+        let profile = words.profiles.get(&path).cloned().unwrap_or_default();
+        sender.try_send(Ok(profile)).unwrap();
+        words.profiled.entry(path).or_default().push(sender);
+        Ok(tonic::Response::new(ReceiverStream::new(receiver)))
     }
 }
 
@@ -146,7 +153,17 @@ impl Control {
     }
 
     pub(crate) fn profile(&self, target: &str, profile: DestinationProfile) {
-        self.said.0.lock().unwrap().profiles.insert(target.into(), profile);
+        let mut words = self.said.0.lock().unwrap();
+        for listener in words.profiled.get(target).into_iter().flatten() {
+            // A listener that has gone away is none of the test's business.
+            let _ = listener.try_send(Ok(profile.clone()));
+        }
+        words.profiles.insert(target.into(), profile);
+    }
+
+    /// The targets and names whose profiles have been asked for.
+    pub(crate) fn profiled(&self) -> Vec<String> {
+        self.said.0.lock().unwrap().profiled.keys().cloned().collect()
     }
 
     pub(crate) fn add(&self, authority: &str, addrs: Vec<WeightedAddr>) {
@@ -306,4 +323,36 @@ fn opaque_routes(authority: &str, filters: Vec<policy::opaque_route::Filter>) ->
 
 pub(crate) fn of_kind(kind: proxy_protocol::Kind) -> OutboundPolicy {
     OutboundPolicy { protocol: Some(policy::ProxyProtocol { kind: Some(kind) }), metadata: metadata() }
+}
+
+/// The profile of the service behind [`detect`]'s usual authority, with these routes.
+pub(crate) fn profile(routes: Vec<Route>) -> DestinationProfile {
+    let fully_qualified_name = "web.shop.svc.cluster.local".into();
+    DestinationProfile { fully_qualified_name, routes, ..DestinationProfile::default() }
+}
+
+/// The same, split over these.
+pub(crate) fn split(overrides: &[(&str, u32)]) -> DestinationProfile {
+    let to = |(authority, weight): &(&str, u32)| WeightedDst {
+        authority: (*authority).into(),
+        weight: *weight,
+        ..WeightedDst::default()
+    };
+    DestinationProfile { dst_overrides: overrides.iter().map(to).collect(), ..profile(Vec::new()) }
+}
+
+/// A route of a profile, for the paths that are like this.
+pub(crate) fn route(name: &str, pattern: &str) -> Route {
+    let path = request_match::Match::Path(PathMatch { regex: pattern.into() });
+    Route {
+        condition: Some(RequestMatch { r#match: Some(path) }),
+        metrics_labels: HashMap::from([("route".to_owned(), name.to_owned())]),
+        ..Route::default()
+    }
+}
+
+/// So many retries in a minute, whatever is asked.
+pub(crate) fn budget(per_second: u32) -> Option<RetryBudget> {
+    let ttl = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    Some(RetryBudget { retry_ratio: 0.0, min_retries_per_second: per_second, ttl })
 }

@@ -16,8 +16,8 @@ use crate::proxy::client;
 use crate::proxy::client::http::{Answered, Client, Failed};
 use crate::proxy::http::peek::{self, Beginning};
 use crate::proxy::http::repeat::Again;
-use crate::proxy::http::{Body, Late, reset};
-use crate::proxy::metrics::Started;
+use crate::proxy::http::{Body, Late, cause, reset};
+use crate::proxy::metrics::{Outcome, Started};
 
 /// How often it is looked whether a request has been sent in full, in parts of the limit that counts from then.
 const LOOKS: u32 = 8;
@@ -79,6 +79,15 @@ impl Begun {
             Self::Lost(_) => retry.is_wanted(BAD_GATEWAY, Some(UNAVAILABLE)),
             Self::Late { may_retry, .. } => *may_retry,
         }
+    }
+
+    /// As the metrics of profiles' routes have it.
+    pub(super) fn outcome(&self) -> Outcome {
+        let error = match self {
+            Self::Lost(source) => cause(source).into(),
+            Self::Late { .. } => "timeout".into(),
+        };
+        Outcome { status: 0, grpc_status: None, error }
     }
 
     pub(super) fn at(self, address: SocketAddr) -> Error {

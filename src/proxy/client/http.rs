@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
-use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause, interim};
+use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause, headers, interim};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
 use crate::proxy::tls::{self, ENDING_MAX};
 use crate::proxy::{orig_proto, respond};
@@ -176,6 +176,10 @@ impl Client {
     }
 
     async fn ask(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
+        if self.endpoint.authority_override.is_some() {
+            // The name of a target means nothing in another cluster.
+            headers::take(request.headers_mut(), &respond::DST_CANONICAL);
+        }
         if request.version() == Version::HTTP_2 {
             return self.send_http2(request).await;
         }

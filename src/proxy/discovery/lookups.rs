@@ -1,7 +1,8 @@
 //! What has been learnt of one target so far, and the plan that follows from it.
 //!
 //! In: what each of the two streams about a target says, in any order. Out: a [`Plan`] as soon as it is certain, none before. Policy goes
-//! before profile; but for a target that has no policy (a pod's own address), the profile's endpoint is the plan.
+//! before profile, unless the profile says how requests are routed; and for a target that has no policy (a pod's own address), the profile's
+//! endpoint is the plan.
 
 use std::net::SocketAddr;
 
@@ -10,8 +11,9 @@ use tonic::{Code, Status};
 use super::plan::{
     Distribution, HttpBackend, HttpRoutes, Plan, Protocol, RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
 };
-use super::wire::{self, Backends};
+use super::wire::{self, Backends, Routing};
 use crate::mesh::Endpoint;
+use crate::mesh::connection::Direction;
 use crate::proxy::metrics::{Labels, Tally};
 use crate::wire::destination::DestinationProfile;
 use crate::wire::outbound::OutboundPolicy;
@@ -29,6 +31,7 @@ pub(super) enum Lookup<T> {
 pub(super) struct Profile {
     is_opaque: bool,
     endpoint: Option<Endpoint>,
+    routing: Option<Routing>,
 }
 
 #[derive(Debug)]
@@ -47,8 +50,14 @@ impl Lookups {
     }
 
     pub(super) fn profile(&mut self, said: DestinationProfile) {
-        let endpoint = said.endpoint.and_then(|endpoint| wire::endpoint(endpoint, &Default::default()));
-        self.profile = Lookup::Told(Profile { is_opaque: said.opaque_protocol, endpoint });
+        let before = match &self.profile {
+            Lookup::Told(profile) => profile.routing.as_ref(),
+            Lookup::Pending | Lookup::None => None,
+        };
+        let is_opaque = said.opaque_protocol;
+        let endpoint = said.endpoint.clone().and_then(|endpoint| wire::endpoint(endpoint, &Default::default()));
+        let routing = Routing::of(said, self.address.port(), Direction::Outbound, before);
+        self.profile = Lookup::Told(Profile { is_opaque, endpoint, routing });
     }
 
     pub(super) fn no_profile(&mut self) {
@@ -81,22 +90,35 @@ impl Lookups {
             let parent = Tally::new(Labels::service("parent", None));
             return Some(Plan { protocol: Protocol::Invalid(refused.clone()), backends: Vec::new(), parent });
         }
-        let (is_opaque, endpoint) = match (&self.policy, &self.profile) {
+        let profile = match (&self.policy, &self.profile) {
             (Lookup::Pending, _) | (Lookup::None, Lookup::Pending) => return None,
             (Lookup::Told(_), Lookup::Pending) if !self.profile_is_late => return None,
-            (_, Lookup::Pending | Lookup::None) => (false, None),
-            (_, Lookup::Told(profile)) => (profile.is_opaque, profile.endpoint.clone()),
+            (_, Lookup::Pending | Lookup::None) => None,
+            (_, Lookup::Told(profile)) => Some(profile),
         };
-        match &self.policy {
+        let is_opaque = profile.is_some_and(|profile| profile.is_opaque);
+        // Routes of requests mean nothing to what nobody looks into.
+        let routing = profile.and_then(|profile| profile.routing.as_ref());
+        let routing = routing.filter(|routing| !is_opaque || routing.has_overrides());
+        let plan = match &self.policy {
             Lookup::Told(policy) => {
-                let plan = wire::plan(policy.clone(), backends);
-                Some(if is_opaque { opaque(plan) } else { plan })
+                let policy = policy.clone();
+                let policy = match routing {
+                    Some(routing) => routing.without_routes(policy),
+                    None => policy,
+                };
+                let plan = wire::plan(policy, backends);
+                if is_opaque { opaque(plan) } else { plan }
             }
             Lookup::None | Lookup::Pending => {
-                let endpoint = endpoint.unwrap_or_else(|| Endpoint::plain(self.address));
-                Some(wire::forward_plan(endpoint, is_opaque, backends))
+                let endpoint = profile.and_then(|profile| profile.endpoint.clone());
+                wire::forward_plan(endpoint.unwrap_or_else(|| Endpoint::plain(self.address)), is_opaque, backends)
             }
-        }
+        };
+        Some(match routing {
+            Some(routing) => routing.followed(plan, backends),
+            None => plan,
+        })
     }
 }
 
@@ -113,9 +135,8 @@ fn opaque(plan: Plan) -> Plan {
 
 /// Where bytes go that nobody looks at: to the backends of the first rule.
 fn blindly(http: HttpRoutes, parent: &Labels) -> TcpRoutes {
-    let rule = http.0.into_iter().flat_map(|route| route.rules).next();
     let only = |backend: HttpBackend| TcpBackend { backend: backend.backend, refused: None };
-    let backends = match rule.map(|rule| rule.backends) {
+    let backends = match http.into_first() {
         None | Some(Distribution::Empty) => Distribution::Empty,
         Some(Distribution::First(backends)) => Distribution::First(backends.into_iter().map(only).collect()),
         Some(Distribution::Random(backends)) => {
@@ -134,7 +155,9 @@ mod tests {
     use crate::mesh::endpoint::Server;
     use crate::proxy::backend::{Backend, Queues, Spec};
     use crate::proxy::client::tests::connector;
-    use crate::wire::destination::{TlsIdentity, WeightedAddr, tls_identity};
+    use crate::wire::destination::{
+        RequestMatch, Route, TlsIdentity, WeightedAddr, WeightedDst, request_match, tls_identity,
+    };
     use crate::wire::outbound::ProxyProtocol;
     use crate::wire::outbound::proxy_protocol::{Detect, Http1, Http2, Kind, Opaque};
 
@@ -238,5 +261,75 @@ mod tests {
             lookups.policy(policy);
             assert!(matches!(plan(&lookups).unwrap().protocol, Protocol::Opaque(_)));
         }
+    }
+
+    /// A profile with a route, and a split where one is given.
+    fn routing(is_opaque: bool, overrides: &[&str]) -> DestinationProfile {
+        let to = |authority: &&str| WeightedDst { authority: (*authority).into(), weight: 1, ..WeightedDst::default() };
+        DestinationProfile {
+            fully_qualified_name: "web.shop.svc.cluster.local".into(),
+            routes: vec![Route { condition: Some(RequestMatch { r#match: Some(all()) }), ..Route::default() }],
+            dst_overrides: overrides.iter().map(to).collect(),
+            opaque_protocol: is_opaque,
+            ..DestinationProfile::default()
+        }
+    }
+
+    fn all() -> request_match::Match {
+        request_match::Match::All(request_match::Seq::default())
+    }
+
+    fn authorities(plan: &Plan) -> Vec<String> {
+        let authority = |backend: &Arc<Backend>| match &backend.spec {
+            Spec::Balance { authority, .. } => authority.clone(),
+            other => panic!("{other:?}"),
+        };
+        plan.backends.iter().map(authority).collect()
+    }
+
+    #[test]
+    fn a_profile_with_routes_goes_before_the_policy_and_one_without_does_not() {
+        let mut lookups = lookups();
+        lookups.policy(detect());
+        lookups.profile(routing(false, &[]));
+        let Some(Plan { protocol: Protocol::Detect { http1, http2, opaque }, .. }) = plan(&lookups) else { panic!() };
+        assert!(matches!((http1, http2), (HttpRoutes::Profile(_), HttpRoutes::Profile(_))));
+        assert!(opaque.0.is_empty(), "bytes go where the policy says");
+        lookups.profile(profile(false, None));
+        let Some(Plan { protocol: Protocol::Detect { http1, .. }, .. }) = plan(&lookups) else { panic!() };
+        assert!(matches!(http1, HttpRoutes::Policy(_)));
+    }
+
+    #[test]
+    fn a_profile_routes_a_target_without_a_policy() {
+        let mut lookups = lookups();
+        lookups.no_policy(&Status::not_found(""));
+        lookups.profile(routing(false, &[]));
+        let Some(Plan { protocol: Protocol::Detect { http1, .. }, .. }) = plan(&lookups) else { panic!() };
+        assert!(matches!(http1, HttpRoutes::Profile(_)));
+    }
+
+    #[test]
+    fn bytes_are_split_where_the_profile_splits_and_only_then() {
+        let mut lookups = lookups();
+        lookups.policy(detect());
+        lookups.profile(routing(false, &["new.shop.svc.cluster.local:80"]));
+        let split = plan(&lookups).unwrap();
+        assert_eq!(authorities(&split), ["new.shop.svc.cluster.local:80"]);
+        let Protocol::Detect { opaque, .. } = &split.protocol else { panic!("{split:?}") };
+        assert_eq!(opaque.0.len(), 1);
+        lookups.profile(routing(true, &["new.shop.svc.cluster.local:80"]));
+        let split = plan(&lookups).unwrap();
+        assert!(matches!(&split.protocol, Protocol::Opaque(opaque) if opaque.0.len() == 1));
+        lookups.profile(routing(true, &[]));
+        assert!(plan(&lookups).unwrap().backends.is_empty(), "routes of requests are nothing to bytes");
+    }
+
+    #[test]
+    fn a_refused_policy_stays_refused_whatever_the_profile_says() {
+        let mut lookups = lookups();
+        lookups.profile(routing(false, &[]));
+        lookups.no_policy(&Status::invalid_argument("no such workload"));
+        assert!(matches!(plan(&lookups).unwrap().protocol, Protocol::Invalid(_)));
     }
 }

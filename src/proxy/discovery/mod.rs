@@ -21,13 +21,12 @@ pub mod plan;
 mod wire;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::uri::Authority;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -40,6 +39,7 @@ use tonic::{Response, Status, Streaming};
 
 use self::lookups::{Lookup, Lookups};
 use self::plan::{HttpRule, Plan};
+pub(in crate::proxy) use self::wire::{Routing, authority};
 use super::backend::{Backend, Queue, Queues};
 use super::client::Connector;
 use super::metrics::Labels;
@@ -286,13 +286,7 @@ impl Discovery {
     /// # Errors
     /// Where it is no name, or too many have been named.
     pub fn named(&self, name: &str) -> Result<Arc<HttpRule>, Error> {
-        let invalid = || Error::Name(name.into());
-        let authority: Authority = name.trim().to_ascii_lowercase().parse().map_err(|_| invalid())?;
-        let host = authority.host().trim_end_matches('.');
-        if host.is_empty() || host.parse::<IpAddr>().is_ok() || host.starts_with('[') || name.contains('@') {
-            return Err(invalid());
-        }
-        let authority = format!("{host}:{}", authority.port_u16().unwrap_or(80));
+        let authority = authority(name, Some(80)).ok_or_else(|| Error::Name(name.into()))?;
         let now = Instant::now();
         let mut named = lock(&self.0.named);
         if let Some(known) = named.get_mut(&authority) {

@@ -1,19 +1,22 @@
 //! What to do with the connections and requests to one target: which protocol, which route, which backend.
 //!
-//! In: a request's parts, or the SNI of a connection. Out: the rule that it belongs to, and a backend of it, by weight.
+//! In: a request's parts, or the SNI of a connection. Out: the rule that it belongs to, of the policy or of the profile that takes its place, and a
+//! backend of it, by weight.
 //! [`super::wire`] makes plans of what the control plane says; [`super::Target`] holds the current one.
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use rand::{Rng, RngExt as _};
 
+use crate::mesh::budget::Budget;
 use crate::mesh::limits::Limits;
 use crate::mesh::policy::{HeaderModifier, Ratio};
+use crate::mesh::profile::Condition;
 use crate::mesh::redirect::Redirect;
 use crate::mesh::route::{self, HostMatch, RequestMatch};
 use crate::proxy::backend::Backend;
-use crate::proxy::metrics::{Event, Labels, Measured, Tally};
+use crate::proxy::metrics::{Event, Labels, Measured, ProfileRequests, Tally};
 
 /// How one target is reached.
 #[derive(Debug)]
@@ -44,8 +47,13 @@ pub enum Protocol {
     Invalid(String),
 }
 
-#[derive(Debug, Default)]
-pub struct HttpRoutes(pub Vec<HttpRoute>);
+#[derive(Debug)]
+pub enum HttpRoutes {
+    /// The rule that fits a request most closely counts.
+    Policy(Vec<HttpRoute>),
+    /// The first whose condition a request meets; each has one.
+    Profile(Arc<[HttpRule]>),
+}
 
 #[derive(Debug)]
 pub struct HttpRoute {
@@ -64,6 +72,20 @@ pub struct HttpRule {
     pub may_set_limits: bool,
     pub measured: Arc<Measured>,
     pub retries: Arc<RetryCounts>,
+    /// Where a profile says it.
+    pub profile: Option<Arc<ProfileRoute>>,
+}
+
+/// One route of a profile.
+#[derive(Debug)]
+pub struct ProfileRoute {
+    pub condition: Condition,
+    pub limits: Limits,
+    /// Which target the requests were for, as servers' proxies are told.
+    pub canonical: HeaderValue,
+    /// What retries are taken from; none where there are none.
+    pub budget: Option<Arc<Budget>>,
+    pub requests: Arc<ProfileRequests>,
 }
 
 /// What is counted of the retries of one rule.
@@ -126,7 +148,7 @@ pub enum Refusal {
 }
 
 /// Which backend a request goes to. `B` is a backend, and what the rule has done with what goes there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Distribution<B> {
     Empty,
     First(Vec<B>),
@@ -134,7 +156,7 @@ pub enum Distribution<B> {
     Random(Vec<(B, u32)>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpBackend {
     pub backend: Arc<Backend>,
     pub filters: Vec<HttpFilter>,
@@ -148,19 +170,38 @@ pub struct TcpBackend {
 }
 
 impl HttpRoutes {
-    /// The rule that fits the request most closely; of equals, the first.
+    /// The rule of a request.
     pub fn find<B>(&self, request: &http::Request<B>) -> Option<&HttpRule> {
+        let routes = match self {
+            Self::Policy(routes) => routes.as_slice(),
+            Self::Profile(rules) => return rules.iter().find(|rule| rule.has_in_profile(request)),
+        };
         // The routes of most services are one route that takes everything.
-        if let [HttpRoute { hosts, rules }] = self.0.as_slice()
+        if let [HttpRoute { hosts, rules }] = routes
             && let ([], [rule]) = (hosts.as_slice(), rules.as_slice())
             && rule.matches.is_empty()
         {
             return Some(rule);
         }
-        let rules = self.0.iter().flat_map(|HttpRoute { hosts, rules }| {
+        let rules = routes.iter().flat_map(|HttpRoute { hosts, rules }| {
             rules.iter().map(|rule| (hosts.as_slice(), rule.matches.as_slice(), rule))
         });
         route::best(rules, request)
+    }
+
+    /// Where what nobody looks at goes: as the first rule has it.
+    pub fn into_first(self) -> Option<Distribution<HttpBackend>> {
+        match self {
+            Self::Policy(routes) => routes.into_iter().flat_map(|route| route.rules).next().map(|rule| rule.backends),
+            Self::Profile(rules) => rules.first().map(|rule| rule.backends.clone()),
+        }
+    }
+}
+
+impl HttpRule {
+    fn has_in_profile<B>(&self, request: &http::Request<B>) -> bool {
+        let meets = |route: &ProfileRoute| route.condition.matches(request.method(), request.uri().path());
+        self.profile.as_deref().is_some_and(meets)
     }
 }
 

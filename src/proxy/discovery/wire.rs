@@ -3,11 +3,12 @@
 //! Messages are judged as strictly as they deserve: an endpoint that makes no sense is left out, a policy that makes no sense becomes
 //! [`Protocol::Invalid`], under which every request fails. Sending requests somewhere by half a policy would be worse.
 //!
-//! Here are plans, routes and their backends; endpoints, limits and filters are files of their own. Start at [`plan`].
+//! Here are plans, routes and their backends; endpoints, limits, filters and profiles are files of their own. Start at [`plan`].
 
 mod endpoint;
 mod filters;
 mod limits;
+mod profile;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub(super) use endpoint::{endpoint, socket_address};
 use filters::{grpc_filter, http_filter, opaque_filter, sni_match, tls_filter};
 use limits::{accrual_of, grpc_retry, http_retry, timeouts};
+pub(in crate::proxy) use profile::{Routing, authority};
 
 use super::plan::{
     Distribution, HttpBackend, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal, RetryCounts,
@@ -56,7 +58,8 @@ pub(super) fn forward_plan(endpoint: Endpoint, is_opaque: bool, backends: &mut B
     let backend = backends(Spec::Forward(Box::new(endpoint)));
     let parent = Labels::service("parent", None);
     let route = route_labels(&parent, None);
-    let http = || HttpRoutes(vec![HttpRoute { hosts: Vec::new(), rules: vec![only_rule(&route, backend.clone())] }]);
+    let http =
+        || HttpRoutes::Policy(vec![HttpRoute { hosts: Vec::new(), rules: vec![only_rule(&route, backend.clone())] }]);
     let backends = Distribution::First(vec![TcpBackend { backend: backend.clone(), refused: None }]);
     let rule = TcpRule { refused: None, backends, counts: RouteCounts::opaque(route.clone()) };
     let opaque = TcpRoutes(vec![TcpRoute { snis: Vec::new(), rule }]);
@@ -89,6 +92,7 @@ fn only_rule(route: &Labels, backend: Arc<Backend>) -> HttpRule {
         may_set_limits: false,
         measured: of_route(Scope::OutboundHttpRoute, route),
         retries: retry_counts(route, false),
+        profile: None,
     }
 }
 
@@ -180,12 +184,13 @@ fn http_routes(
                 may_set_limits: rule.allow_l5d_request_headers,
                 measured: measured.clone(),
                 retries: retries.clone(),
+                profile: None,
             });
         }
         let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
         made.push(HttpRoute { hosts, rules });
     }
-    Ok(HttpRoutes(made))
+    Ok(HttpRoutes::Policy(made))
 }
 
 fn grpc_routes(
@@ -214,12 +219,13 @@ fn grpc_routes(
                 filters: filters(rule.filters)?,
                 backends: distribution!(outbound::grpc_route::distribution::Kind, rule.backends, one),
                 measured: measured.clone(),
+                profile: None,
             });
         }
         let hosts = route.hosts.into_iter().map(convert::host).collect::<Result<_, _>>()?;
         made.push(HttpRoute { hosts, rules });
     }
-    Ok(HttpRoutes(made))
+    Ok(HttpRoutes::Policy(made))
 }
 
 /// A backend of a route whose requests are counted in `scope` with the labels of the `route`.

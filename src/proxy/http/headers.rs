@@ -14,6 +14,11 @@ pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     if headers.keys_len() > FEW { headers.contains_key(name) } else { headers.keys().any(|key| key == name) }
 }
 
+/// Whether there is a header whose name begins with `prefix`.
+pub fn has_any_of(headers: &HeaderMap, prefix: &str) -> bool {
+    headers.keys().any(|key| key.as_str().starts_with(prefix))
+}
+
 /// The first value of the header of this name.
 pub fn get<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     if has(headers, name) { headers.get(name) } else { None }

@@ -118,10 +118,12 @@ impl Again {
         Some(head(&self.head, body))
     }
 
-    /// The same, where no more than so many bytes of the body have passed.
-    pub fn request_within(&self, body_max: usize) -> Option<Request<Body>> {
-        let has_room = |record: &Arc<Mutex<Record<Incoming>>>| lock(record).bytes() <= body_max;
-        self.body.as_ref().is_none_or(has_room).then(|| self.request()).flatten()
+    /// Whether all of the body that has passed is kept, and is no more than so many bytes.
+    pub fn has_kept_within(&self, body_max: usize) -> bool {
+        self.body.as_ref().is_none_or(|record| {
+            let record = lock(record);
+            record.is_kept && record.bytes() <= body_max
+        })
     }
 
     /// Whether all of the body has passed, once.

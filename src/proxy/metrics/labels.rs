@@ -26,6 +26,11 @@ impl Labels {
         Self(labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 
+    /// No labels.
+    pub fn none() -> Self {
+        Self(Arc::new([]))
+    }
+
     /// These labels and then `others`.
     pub fn and(&self, others: &Self) -> Self {
         Self(self.0.iter().chain(others.0.iter()).cloned().collect())

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::labels::Labels;
 use super::routes::Counted;
+use crate::mesh::profile::Classes;
 use crate::proxy::balance::Judge;
 use crate::telemetry::series::{Counter, Family, Histogram};
 
@@ -30,31 +31,43 @@ const LATENCY_MS: [f64; 25] = [
 pub(super) struct Families {
     total: Family<Labels, Counter>,
     responses: Family<Labels, Counter>,
-    latency: Family<Labels, Histogram>,
+    /// Where somebody wants to know.
+    latency: Option<Family<Labels, Histogram>>,
 }
 
 impl Families {
     /// Registers them with names that begin with `prefix`.
     pub(super) fn registered(registry: &mut Registry, prefix: &str, of: &str) -> Self {
         let latency = || Histogram::new(&LATENCY_MS, Duration::from_millis(1));
-        let families = Self {
-            total: Family::new(Counter::default, Labels::overflow()),
-            responses: Family::new(Counter::default, Labels::overflow()),
-            latency: Family::new(latency, Labels::overflow()),
-        };
-        registry.register(format!("{prefix}request"), format!("HTTP requests {of}"), families.total.clone());
-        registry.register(format!("{prefix}response"), format!("HTTP responses {of}"), families.responses.clone());
+        let latency = Family::new(latency, Labels::overflow());
         registry.register(
             format!("{prefix}response_latency_ms"),
             format!("From the headers of a request {of} to the end of its response"),
-            families.latency.clone(),
+            latency.clone(),
         );
+        Self { latency: Some(latency), ..Self::registered_without_latency(registry, prefix, of) }
+    }
+
+    /// The same, where it is not counted how long they took.
+    pub(super) fn registered_without_latency(registry: &mut Registry, prefix: &str, of: &str) -> Self {
+        let families = Self {
+            total: Family::new(Counter::default, Labels::overflow()),
+            responses: Family::new(Counter::default, Labels::overflow()),
+            latency: None,
+        };
+        registry.register(format!("{prefix}request"), format!("HTTP requests {of}"), families.total.clone());
+        registry.register(format!("{prefix}response"), format!("HTTP responses {of}"), families.responses.clone());
         families
     }
 
     pub(super) fn with(&self, labels: Labels) -> Requests {
+        self.classified(labels, Classes::default())
+    }
+
+    /// The same, where `classes` say what a success is.
+    pub(super) fn classified(&self, labels: Labels, classes: Classes) -> Requests {
         let total = self.total.with(&labels);
-        Requests(Arc::new(Inner { families: self.clone(), labels, total, outcomes: Memo::default() }))
+        Requests(Arc::new(Inner { families: self.clone(), labels, classes, total, outcomes: Memo::default() }))
     }
 }
 
@@ -65,8 +78,9 @@ pub struct Requests(Arc<Inner>);
 struct Inner {
     families: Families,
     labels: Labels,
+    classes: Classes,
     total: Counter,
-    outcomes: Memo<Outcome, (Counter, Histogram)>,
+    outcomes: Memo<Outcome, (Counter, Option<Histogram>)>,
 }
 
 /// How a request ended.
@@ -96,13 +110,16 @@ impl Requests {
     /// Counts a request now, and its outcome when told.
     pub fn start(&self) -> Started {
         self.0.total.inc();
-        Started { requests: self.clone(), at: Instant::now(), told: false, within: [None, None], judge: None }
+        let at = Instant::now();
+        Started { requests: self.clone(), at, told: false, within: [None, None], judge: None, also: None }
     }
 
     fn end(&self, outcome: &Outcome, latency: Duration) {
-        let count = |(total, latencies): &(Counter, Histogram)| {
+        let count = |(total, latencies): &(Counter, Option<Histogram>)| {
             total.inc();
-            latencies.observe(latency);
+            if let Some(latencies) = latencies {
+                latencies.observe(latency);
+            }
         };
         match self.0.outcomes.find_or(outcome, || self.series(outcome)) {
             Some(known) => count(known),
@@ -110,17 +127,25 @@ impl Requests {
         }
     }
 
-    fn series(&self, outcome: &Outcome) -> (Counter, Histogram) {
-        let Inner { families, labels, .. } = &*self.0;
+    fn series(&self, outcome: &Outcome) -> (Counter, Option<Histogram>) {
+        let Inner { families, labels, classes, .. } = &*self.0;
         let status = Labels::new([("status_code", outcome.status.to_string())]);
-        let class = if outcome.is_success() { "success" } else { "failure" };
+        let is_success = match classes.is_failure(outcome.status) {
+            // What broke was none, whatever its status.
+            Some(is_failure) if outcome.error.is_empty() => !is_failure,
+            Some(_) | None => outcome.is_success(),
+        };
+        let class = if is_success { "success" } else { "failure" };
         let ending = Labels::new([
             ("classification", class.to_owned()),
             ("grpc_status", outcome.grpc_status.map(|status| status.to_string()).unwrap_or_default()),
             ("error", outcome.error.clone().into_owned()),
         ]);
         let with_status = labels.and(&status);
-        (families.responses.with(&with_status.and(&ending)), families.latency.with(&with_status))
+        (
+            families.responses.with(&with_status.and(&ending)),
+            families.latency.as_ref().map(|latency| latency.with(&with_status)),
+        )
     }
 }
 
@@ -140,12 +165,20 @@ pub struct Started {
     within: [Option<Counted>; 2],
     /// Who gives the endpoint a rest for it.
     judge: Option<Judge>,
+    /// What else it is counted as.
+    also: Option<Box<Self>>,
 }
 
 impl Started {
     /// Has `within` told how the request ends, too.
     pub fn within(&mut self, within: [Option<Counted>; 2]) {
         self.within = within;
+    }
+
+    /// Has `other` end as it ends.
+    pub fn also(&mut self, mut other: Self) {
+        other.also = self.also.take();
+        self.also = Some(Box::new(other));
     }
 
     /// Has `judge` told whether it ends well.
@@ -158,15 +191,17 @@ impl Started {
         if let Some(judge) = self.judge.take() {
             judge.note(outcome.is_success(), Instant::now());
         }
-        self.tell(outcome);
+        self.tell(outcome, Instant::now());
     }
 
-    fn tell(&mut self, outcome: &Outcome) {
+    fn tell(&mut self, outcome: &Outcome, now: Instant) {
         self.told = true;
-        let now = Instant::now();
-        self.requests.end(outcome, now - self.at);
+        self.requests.end(outcome, now.saturating_duration_since(self.at));
         for counted in std::mem::take(&mut self.within).into_iter().flatten() {
             counted.end_at(outcome, now);
+        }
+        if let Some(mut also) = self.also.take() {
+            also.tell(outcome, now);
         }
     }
 }
@@ -174,7 +209,7 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         if !self.told {
-            self.tell(&Outcome::CANCELED);
+            self.tell(&Outcome::CANCELED, Instant::now());
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, LOCATION};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -32,9 +32,9 @@ use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
 use crate::proxy::http::headers;
 use crate::proxy::http::{Body, Ends, Kept, Late, UNSERVED, cause, grpc_status, reset, server};
-use crate::proxy::metrics::{Counted, Event, Labels, Outcome};
+use crate::proxy::metrics::{Counted, Event, Labels, Outcome, Started};
 use crate::proxy::orig_proto;
-use crate::proxy::respond::{self, Asked, PROXY_CONNECTION, PROXY_ERROR, Refusal};
+use crate::proxy::respond::{self, Asked, DST_CANONICAL, PROXY_CONNECTION, PROXY_ERROR, Refusal};
 use crate::proxy::tcp;
 use crate::proxy::tls::end;
 use crate::telemetry::error_chain;
@@ -48,6 +48,12 @@ struct Session {
     outbound: Arc<Outbound>,
     discovered: Discovered,
     protocol: Protocol,
+}
+
+/// What counts a request until somebody is told how it ends: its route, by the policy and by the profile.
+struct Counting {
+    by_policy: Option<Counted>,
+    by_profile: Option<Started>,
 }
 
 /// Why a request has no response from a server.
@@ -115,11 +121,13 @@ impl Session {
             Some(rule) => rule,
             None => self.rule(&plan, &request)?,
         };
-        let mut counted = Some(rule.measured.start(&self.outbound.metrics));
+        let metrics = &self.outbound.metrics;
+        let profiled = rule.profile.as_ref().map(|route| route.requests.start(metrics));
+        let mut counted = Counting { by_policy: Some(rule.measured.start(metrics)), by_profile: profiled };
         let followed = Box::pin(self.follow(rule, request, asked, place, &mut counted)).await;
         // What has a response is counted to the end of its body.
-        if let (Err(failed), Some(counted)) = (&followed, counted) {
-            counted.end(&failed.outcome());
+        if let Err(failed) = &followed {
+            counted.end(failed);
         }
         followed
     }
@@ -131,17 +139,15 @@ impl Session {
         mut request: Request<Incoming>,
         asked: Asked,
         place: OwnedSemaphorePermit,
-        counted: &mut Option<Counted>,
+        counted: &mut Counting,
     ) -> Result<Response<Body>, Failed> {
         let mut edits = Vec::new();
         filter(&rule.filters, &mut request, &mut edits)?;
         let picked = rule.backends.pick(&mut rand::rng()).ok_or(backend::Error::NoBackend)?;
         filter(&picked.filters, &mut request, &mut edits)?;
 
-        let required = headers::take(request.headers_mut(), &REQUIRE_ID);
+        let required = forget_words(request.headers_mut());
         let required = required.as_ref().map(|required| required.to_str().unwrap_or_default());
-        // Between proxies: no app has a say in it.
-        headers::take(request.headers_mut(), &orig_proto::ORIG_PROTO);
         let is_http11 = request.version() == Version::HTTP_11;
         let is_connect = request.method() == Method::CONNECT;
         let switches = is_connect || (request.version() != Version::HTTP_2 && !orig_proto::may_upgrade(&request));
@@ -149,10 +155,14 @@ impl Session {
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());
         }
+        let profile = rule.profile.as_deref();
+        if let Some(profile) = profile {
+            request.headers_mut().insert(DST_CANONICAL, profile.canonical.clone());
+        }
         let began_at = Instant::now();
         let limits = limits::of(rule, request.headers_mut());
         let sent = picked.measured.start(&self.outbound.metrics);
-        let mut retried = Retried::default();
+        let mut retried = Retried::of(profile, &self.outbound.metrics);
         let wish = Wish { required, limits: &limits };
         let answered = {
             let mut sending = pin!(picked.backend.send(request.map(Body::from), wish, &mut retried));
@@ -165,14 +175,16 @@ impl Session {
             }
         };
         limits::count(&self.outbound.metrics, rule, &retried, answered.as_ref().ok());
+        retried.done();
         let mut answer = match answered {
             Ok(answer) => answer,
             Err(failed) => {
+                retried.end(|| failed.outcome_in_profile());
                 sent.end(&failed.outcome());
                 return Err(failed);
             }
         };
-        answer.started.within([counted.take(), Some(sent)]);
+        counted.end_with(&mut answer.started, sent);
 
         for edit in edits {
             edit.modify(answer.response.headers_mut());
@@ -285,7 +297,36 @@ impl Session {
     }
 }
 
+impl Counting {
+    /// They end as `started` does; so does what counts the backend.
+    fn end_with(&mut self, started: &mut Started, backend: Counted) {
+        started.within([self.by_policy.take(), Some(backend)]);
+        if let Some(by_profile) = self.by_profile.take() {
+            started.also(by_profile);
+        }
+    }
+
+    fn end(self, failed: &Failed) {
+        if let Some(by_policy) = self.by_policy {
+            by_policy.end(&failed.outcome());
+        }
+        if let Some(by_profile) = self.by_profile {
+            by_profile.end(&failed.outcome_in_profile());
+        }
+    }
+}
+
 impl Failed {
+    /// What the metrics of a profile's route make of it.
+    fn outcome_in_profile(&self) -> Outcome {
+        let error = match self {
+            Self::Backend(backend::Error::Lost { source, .. }) => cause(source).into(),
+            Self::Late(_) | Self::Backend(backend::Error::Late { .. }) => "timeout".into(),
+            _ => "unclassified".into(),
+        };
+        Outcome { status: 0, grpc_status: None, error }
+    }
+
     /// What the app is answered, and the label of a failure that is not policy's will.
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
@@ -351,6 +392,19 @@ fn respond(answer: Answer, asked: Asked, place: OwnedSemaphorePermit) -> Respons
         None => Body::streamed(incoming, ends),
         Some(beginning) => Body::peeked(beginning, incoming, ends),
     })
+}
+
+/// Takes what proxies are told in headers: by the app, which identity it requires of the server, and by each other, which no app has a say in. An
+/// app that passes on the headers of the request it serves would have its server's proxy believe that this one is for the same target.
+fn forget_words(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    // Hardly any request has one.
+    if !headers::has_any_of(headers, "l5d-") {
+        return None;
+    }
+    for name in [&orig_proto::ORIG_PROTO, &DST_CANONICAL] {
+        headers::take(headers, name);
+    }
+    headers::take(headers, &REQUIRE_ID)
 }
 
 /// Does what the filters say, in their order; what is to be done to the response comes into `edits`.

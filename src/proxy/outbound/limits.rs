@@ -73,7 +73,7 @@ pub(super) fn time(timeouts: &Timeouts, began_at: Instant, whole_at: Option<Inst
 }
 
 /// Counts what came of the retries of a request.
-pub(super) fn count(metrics: &Metrics, rule: &HttpRule, retried: &Retried, answer: Option<&Answer>) {
+pub(super) fn count(metrics: &Metrics, rule: &HttpRule, retried: &Retried<'_>, answer: Option<&Answer>) {
     if retried.requests == 0 && !retried.is_limit_exceeded && !retried.has_overflowed {
         return;
     }
@@ -125,6 +125,7 @@ mod tests {
             may_set_limits,
             measured: Measured::new(Scope::OutboundHttpRoute, labels.clone()),
             retries: std::sync::Arc::new(RetryCounts { tally: Tally::new(labels), is_grpc: false }),
+            profile: None,
         }
     }
 

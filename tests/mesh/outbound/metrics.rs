@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use hawser::wire::destination::{DestinationProfile, Route};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::world::{AUTHORITY, App, Peer, SERVICE, WEB};
 use super::{call_on, world};
-use crate::support::control::{detect, grpc, meshed, opaque};
+use crate::support::control::{budget, detect, grpc, meshed, opaque, profile, route};
 use crate::support::free_port;
 use crate::support::metrics::are_golden;
 
@@ -37,6 +38,14 @@ async fn requests_calls_and_connections_are_counted_under_the_names_dashboards_k
     control.policy(EMPTY, detect("empty.shop.svc.cluster.local:80"));
     control.no_endpoints("empty.shop.svc.cluster.local:80");
     assert!(pod.get(EMPTY, "").await.starts_with("HTTP/1.1 504"));
+
+    let books = Peer::start(pki.tls(WEB), App::Failing(503, usize::MAX)).await;
+    let mut said = profile(vec![Route { is_retryable: true, ..route("GET /hello", "/hello") }]);
+    said.fully_qualified_name = "books.shop.svc.cluster.local".into();
+    control.policy("10.96.0.5:80", detect("books.shop.svc.cluster.local:80"));
+    control.profile("10.96.0.5:80", DestinationProfile { retry_budget: budget(0), ..said });
+    control.add("books.shop.svc.cluster.local:80", vec![books.endpoint(80, WEB)]);
+    assert!(pod.get("10.96.0.5:80", "").await.starts_with("HTTP/1.1 503"));
     are_golden("outbound", || pod.metrics.encode().unwrap());
 }
 

@@ -5,6 +5,7 @@ mod expiry;
 mod hostile;
 mod limits;
 mod metrics;
+mod profiles;
 pub(crate) mod world;
 
 use std::time::Duration;
