@@ -2219,7 +2219,7 @@ _hawser() {
             return 0
             ;;
         hawser__subcmd__run__subcmd__proxy)
-            opts="-L -h -V --admin-listen-addr --shutdown-endpoint-enabled --destination-svc-addr --destination-svc-name --destination-context --destination-profile-networks --policy-svc-addr --policy-svc-name --policy-workload --policy-cluster-networks --control-stream-initial-timeout --control-stream-idle-timeout --control-stream-lifetime --identity-trust-anchors --trust-bundle-file --identity-local-name --identity-token-file --identity-dir --identity-svc-addr --identity-svc-name --identity-min-refresh --identity-max-refresh --connections-end-with-certificates --inbound-listen-addr --inbound-ips --inbound-ports --inbound-ports-disable-protocol-detection --inbound-default-policy --inbound-tell-client-ip --inbound-detect-timeout --inbound-connect-timeout --inbound-accept-keepalive --inbound-accept-user-timeout --inbound-discovery-idle-timeout --inbound-http1-connection-pool-idle-timeout --inbound-max-in-flight --inbound-server-http2-keep-alive-interval --inbound-server-http2-keep-alive-timeout --outbound-listen-addrs --outbound-listen-addr --outbound-detect-timeout --outbound-connect-timeout --outbound-connect-keepalive --outbound-connect-user-timeout --outbound-discovery-idle-timeout --outbound-http1-connection-pool-idle-timeout --outbound-http-failfast-timeout --outbound-http-queue-capacity --outbound-tcp-failfast-timeout --outbound-tcp-queue-capacity --outbound-max-in-flight --outbound-server-http2-keep-alive-interval --outbound-server-http2-keep-alive-timeout --outbound-disable-informational-headers --ingress-mode --cores --log --log-format --access-log --shutdown-grace-period --outlasts-app --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
+            opts="-L -h -V --admin-listen-addr --shutdown-endpoint-enabled --destination-svc-addr --destination-svc-name --destination-context --destination-profile-networks --destination-profile-suffixes --destination-profile-initial-timeout --policy-svc-addr --policy-svc-name --policy-workload --policy-cluster-networks --control-stream-initial-timeout --control-stream-idle-timeout --control-stream-lifetime --identity-trust-anchors --trust-bundle-file --identity-local-name --identity-token-file --identity-dir --identity-svc-addr --identity-svc-name --identity-min-refresh --identity-max-refresh --inbound-listen-addr --inbound-ips --inbound-ports --inbound-ports-disable-protocol-detection --inbound-default-policy --inbound-tell-client-ip --inbound-detect-timeout --inbound-connect-timeout --inbound-accept-keepalive --inbound-accept-user-timeout --inbound-discovery-idle-timeout --inbound-http1-connection-pool-idle-timeout --inbound-max-in-flight --inbound-server-http2-keep-alive-interval --inbound-server-http2-keep-alive-timeout --outbound-listen-addrs --outbound-listen-addr --outbound-detect-timeout --outbound-connect-timeout --outbound-connect-keepalive --outbound-connect-user-timeout --outbound-discovery-idle-timeout --outbound-http1-connection-pool-idle-timeout --outbound-http-failfast-timeout --outbound-http-queue-capacity --outbound-tcp-failfast-timeout --outbound-tcp-queue-capacity --outbound-max-in-flight --outbound-server-http2-keep-alive-interval --outbound-server-http2-keep-alive-timeout --outbound-disable-informational-headers --ingress-mode --cores --log --log-format --access-log --shutdown-grace-period --outlasts-app --linkerd-namespace --hawser-namespace --kubeconfig --context --as --as-group --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2246,6 +2246,14 @@ _hawser() {
                     return 0
                     ;;
                 --destination-profile-networks)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --destination-profile-suffixes)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --destination-profile-initial-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -2311,10 +2319,6 @@ _hawser() {
                     ;;
                 --identity-max-refresh)
                     COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --connections-end-with-certificates)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
                     return 0
                     ;;
                 --inbound-listen-addr)

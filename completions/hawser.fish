@@ -339,6 +339,8 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l destination-svc-name -d 'The identity the destination service must prove; not needed at a loopback address' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l destination-context -d 'What the destination service should know of this client, passed on as it is' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l destination-profile-networks -d 'The addresses whose profiles are looked up' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l destination-profile-suffixes -d 'The names of services whose profiles are looked up for what comes to the app, by how they end; `.` for all' -r
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l destination-profile-initial-timeout -d 'How long the first requests for a service wait for its profile' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l policy-svc-addr -d 'Where policies are watched' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l policy-svc-name -d 'The identity the policy service must prove; not needed at a loopback address' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l policy-workload -d 'Which workload\'s policies are asked for, passed on as it is' -r

@@ -43,6 +43,7 @@ use super::access_log::{AccessLog, Entry};
 use super::connections;
 use super::metrics::{Event, Labels, Measured, Metrics, Outcome, Requests, Scope, Started, Transport};
 use super::orig_proto::{self, OrigProto};
+use super::profiles::{Lately, Profiles};
 use super::respond::{self, Asked, Refusal};
 use super::tcp;
 use super::tls::{ENDING_MAX, end};
@@ -69,7 +70,6 @@ pub const HTTP2_CONNECTION_WINDOW: u32 = 1_048_576;
 pub const HEADERS_MAX: usize = 64 * 1024;
 /// Kinds of requests (by route and authorization) whose metrics a connection remembers; policies have a few.
 const KINDS_MAX: usize = 32;
-const NO_LABELS: [(&str, &str); 0] = [];
 
 /// What is the same for all inbound HTTP.
 #[derive(Clone, Debug)]
@@ -86,6 +86,8 @@ pub struct Http {
     pub tells_client_ip: bool,
     /// Where requests are logged, if they are.
     pub access_log: Option<AccessLog>,
+    /// By whose routes requests are counted, if they are.
+    pub profiles: Option<Profiles>,
     /// How long a client may leave a head unfinished.
     pub head_timeout: Duration,
 }
@@ -106,6 +108,8 @@ pub struct Session {
     pub kinds: Mutex<Vec<Kind>>,
     /// When the connection must have ended; then [`Http::drain`] is its own.
     pub ends_at: Option<tokio::time::Instant>,
+    /// The profiles of what its requests were for.
+    pub lately: Lately,
 }
 
 /// Where a connection is on record until it ends.
@@ -213,7 +217,14 @@ impl Session {
                 return Ok(self.refuse(asked, &denied.into(), None));
             }
         };
-        let started = self.kind(&permit).start(&self.http.metrics);
+        let by_profile = match &self.http.profiles {
+            Some(profiles) => self.lately.counted(profiles, &request, &self.http.metrics).await,
+            None => None,
+        };
+        let mut started = self.kind(&permit).start(&self.http.metrics);
+        if let Some(by_profile) = by_profile {
+            started.also(by_profile);
+        }
         match self.forward(&permit, request).await {
             Ok((sent, was, place)) => Ok(self.respond(sent, asked, was, started, place, access.take())),
             Err(Failed::App(error)) if asked.is_http2() && reset(&error).is_some() => {
@@ -420,7 +431,7 @@ impl Session {
         if let Some(kind) = kinds.iter().find(same) {
             return kind.clone();
         }
-        let route = permit.route().map_or_else(|| Labels::new(NO_LABELS), |route| Labels::meta("route", route));
+        let route = permit.route().map_or_else(Labels::none, |route| Labels::meta("route", route));
         let parent = Labels::meta("parent", permit.server());
         let parent = parent.and(&Labels::new([("parent_port", self.target.port().to_string())]));
         let labels = Labels::server(permit.server(), self.target.port()).and(&route);

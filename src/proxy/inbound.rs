@@ -32,6 +32,7 @@ use super::detect::{self, Detected, Patience, Spoken, detect};
 use super::http::{AppError, AppOptions, Apps, Dialled, Http};
 use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
+use super::profiles::Profiles;
 use super::settings::Settings;
 use super::tls::{self, Alpn, Tls};
 use crate::mesh::Protocol;
@@ -72,6 +73,8 @@ pub struct Options {
     pub http2_keep_alive: (Duration, Duration),
     /// Where requests are logged, if they are.
     pub access_log: Option<AccessLog>,
+    /// By whose routes requests are counted, if they are.
+    pub profiles: Option<Profiles>,
 }
 
 impl From<&Settings> for Options {
@@ -97,6 +100,7 @@ impl From<&Settings> for Options {
                 inbound.inbound_server_http2_keep_alive_timeout,
             ),
             access_log: None,
+            profiles: None,
         }
     }
 }
@@ -144,6 +148,7 @@ impl Inbound {
             keep_alive: options.http2_keep_alive,
             tells_client_ip: options.tells_client_ip,
             access_log: options.access_log.clone(),
+            profiles: options.profiles.clone(),
             head_timeout: options.detect_timeout,
         };
         let newcomers = Newcomers::new(options.newcomers_max);

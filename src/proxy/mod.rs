@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod orig_proto;
 pub mod outbound;
 pub mod policy;
+pub mod profiles;
 pub mod respond;
 pub mod settings;
 pub mod streams;
@@ -56,6 +57,7 @@ use self::inbound::Inbound;
 use self::metrics::Metrics;
 use self::outbound::Outbound;
 use self::policy::Policies;
+use self::profiles::Profiles;
 use self::settings::{Control, ControlAddr, IdentitySettings, Optional, given};
 use self::subscription::Limits;
 use self::tls::Tls;
@@ -164,8 +166,9 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
             Some(format) => Some(AccessLog::start(*format, &metrics).context("cannot start the access log")?),
             None => None,
         };
+        let profiles = Some(Profiles::new(destination.clone(), profile_settings(&settings), tasks.clone()));
         let inbound = Inbound::new(
-            inbound::Options { access_log, ..(&settings).into() },
+            inbound::Options { access_log, profiles, ..(&settings).into() },
             tls.clone(),
             policies,
             connections.clone(),
@@ -297,6 +300,17 @@ fn policy_settings(settings: &Settings) -> policy::Settings {
         detect_timeout: inbound.inbound_detect_timeout,
         eager_ports: ports.chain([admin_port]).collect(),
         idle_timeout: inbound.inbound_discovery_idle_timeout,
+        limits: limits(control),
+    }
+}
+
+fn profile_settings(settings: &Settings) -> profiles::Settings {
+    let control = &settings.control;
+    profiles::Settings {
+        context: control.destination_context.clone(),
+        suffixes: control.destination_profile_suffixes.clone(),
+        initial_timeout: control.destination_profile_initial_timeout,
+        idle_timeout: settings.inbound.inbound_discovery_idle_timeout,
         limits: limits(control),
     }
 }

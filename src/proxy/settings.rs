@@ -72,6 +72,12 @@ pub struct Control {
     /// The addresses whose profiles are looked up
     #[arg(long, env = "LINKERD2_PROXY_DESTINATION_PROFILE_NETWORKS", value_parser = networks, default_value = "", hide_default_value = true, value_name = "CIDR,…")]
     pub destination_profile_networks: Networks,
+    /// The names of services whose profiles are looked up for what comes to the app, by how they end; `.` for all
+    #[arg(long, env = "LINKERD2_PROXY_DESTINATION_PROFILE_SUFFIXES", value_parser = suffixes, default_value = "svc.cluster.local.", value_name = "NAME,…")]
+    pub destination_profile_suffixes: Suffixes,
+    /// How long the first requests for a service wait for its profile
+    #[arg(long, env = "LINKERD2_PROXY_DESTINATION_PROFILE_INITIAL_TIMEOUT", value_parser = duration, default_value = "500ms", value_name = "DURATION")]
+    pub destination_profile_initial_timeout: Duration,
     /// Where policies are watched
     #[arg(long, env = "LINKERD2_PROXY_POLICY_SVC_ADDR", value_name = "HOST:PORT")]
     pub policy_svc_addr: ControlAddr,
@@ -381,6 +387,21 @@ impl Networks {
     }
 }
 
+/// How names end, in lower case and without their dots at both ends. An empty one is how all do.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Suffixes(pub Vec<String>);
+
+impl Suffixes {
+    /// Whether `name`, in lower case and without a dot at its end, is one of these or below one.
+    pub fn contain(&self, name: &str) -> bool {
+        let ends = |suffix: &String| match name.strip_suffix(suffix.as_str()) {
+            Some(rest) => suffix.is_empty() || rest.is_empty() || rest.ends_with('.'),
+            None => false,
+        };
+        self.0.iter().any(ends)
+    }
+}
+
 /// A value of which the empty text means none: injectors set variables they have nothing for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Optional<T>(pub Option<T>);
@@ -392,6 +413,11 @@ pub fn given<T>(setting: &Option<Optional<T>>) -> Option<&T> {
 
 fn optional<T: FromStr>(text: &str) -> Result<Optional<T>, T::Err> {
     if text.is_empty() { Ok(Optional(None)) } else { text.parse().map(|value| Optional(Some(value))) }
+}
+
+fn suffixes(text: &str) -> Result<Suffixes, std::convert::Infallible> {
+    let suffixes = text.split(',').map(str::trim).filter(|suffix| !suffix.is_empty());
+    Ok(Suffixes(suffixes.map(|suffix| suffix.trim_matches('.').to_ascii_lowercase()).collect()))
 }
 
 fn networks(text: &str) -> Result<Networks, ipnet::AddrParseError> {
@@ -467,6 +493,15 @@ mod tests {
         for text in ["", "10", "1.5s", "-1s", "1 s", "s", "1us", "99999999999999999999s", "18446744073709551615d"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_is_below_a_suffix_by_whole_labels() {
+        let contain = |text: &str, name: &str| suffixes(text).unwrap().contain(name);
+        assert!(contain("svc.cluster.local.,example.com", "web.shop.svc.cluster.local"));
+        assert!(contain("svc.cluster.local.,Example.com", "example.com"));
+        assert!(!contain("svc.cluster.local.", "web.badsvc.cluster.local") && !contain("svc.cluster.local.", "web"));
+        assert!(contain(".", "anything.at.all") && !contain("", "web.shop.svc.cluster.local"));
     }
 
     #[test]

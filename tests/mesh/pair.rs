@@ -86,6 +86,7 @@ fn inbound(pki: &Pki, port: u16, drain: Drain) -> Inbound {
         in_flight_max: 100,
         tells_client_ip: false,
         access_log: None,
+        profiles: None,
         strangers_max: 100,
         newcomers_max: 100,
         http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(20)),

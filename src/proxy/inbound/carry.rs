@@ -17,6 +17,7 @@ use crate::net::stream::Stream;
 use crate::proxy::connections::Opened;
 use crate::proxy::http::{self, Dialled, Open, Session};
 use crate::proxy::metrics::{Event, Labels};
+use crate::proxy::profiles::Lately;
 use crate::proxy::tcp;
 use crate::proxy::tls::end;
 
@@ -57,6 +58,7 @@ impl Inbound {
             dialled: Mutex::new(dialled),
             kinds: Mutex::default(),
             ends_at: arrival.ends_at,
+            lately: Lately::default(),
         };
         Box::pin(http::serve(session, protocol, stream)).await.map_err(Error::Http)
     }

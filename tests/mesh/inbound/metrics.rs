@@ -6,8 +6,10 @@ use hawser::mesh::Protocol;
 use hawser::mesh::policy::DefaultPolicy;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::profiles::{CANONICAL, PROFILED, profiles};
 use super::world::Pod;
 use super::{apps, get, header};
+use crate::support::control::{Control, profile, route};
 use crate::support::eventually;
 use crate::support::metrics::are_golden;
 
@@ -17,8 +19,11 @@ const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_and_connections_are_counted_under_the_names_dashboards_know() {
-    let (pod, app, echo) = (Pod::start(), apps::http1().await, apps::echo().await);
-    let answer = get(pod.connect(header(app, Protocol::Http1)).await, "").await;
+    let control = Control::start();
+    control.profile(PROFILED, profile(vec![route("GET /cart", "/cart")]));
+    let pod = Pod::changed(|options| options.profiles = Some(profiles(&control)));
+    let (app, echo) = (apps::http1().await, apps::echo().await);
+    let answer = get(pod.connect(header(app, Protocol::Http1)).await, CANONICAL).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let mut stream = pod.dial(echo).await;
     stream.write_all(b"\0ping").await.unwrap();

@@ -7,6 +7,7 @@ mod expiry;
 mod h2spec;
 pub(super) mod hostile;
 mod metrics;
+mod profiles;
 mod repeat;
 mod world;
 

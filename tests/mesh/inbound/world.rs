@@ -198,6 +198,7 @@ impl Pod {
             http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(3)),
             tells_client_ip: false,
             access_log: None,
+            profiles: None,
         };
         change(&mut options);
         let inbound = Inbound::new(options, tls, policies.clone(), connections.clone(), metrics.clone(), drain.clone());
