@@ -64,6 +64,24 @@ pub struct Accrual {
     pub pauses: Pauses,
     /// So many endpoints are left in, however they fail.
     pub ready_min: usize,
+    /// Whether a first rest is as long as the endpoint asks for, within the bounds of rests.
+    pub respects_hints: bool,
+}
+
+impl Default for Penalty {
+    fn default() -> Self {
+        Self { by: Duration::from_secs(5), decay: Duration::from_secs(10), hint_max: Duration::from_secs(300) }
+    }
+}
+
+/// What an endpoint that fails, or that has too much to do, is held to be slower by when the next is chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Penalty {
+    pub by: Duration,
+    /// How fast it is forgotten.
+    pub decay: Duration,
+    /// How long an endpoint can ask to be spared, at most.
+    pub hint_max: Duration,
 }
 
 /// The share of successes below which an endpoint is given a rest.

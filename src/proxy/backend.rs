@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::RETRY_AFTER;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -38,7 +39,7 @@ use super::client::{self, Connection, Connector};
 use super::discovery::endpoints::{Endpoints, Updates};
 use super::http::peek::Beginning;
 use super::http::repeat::{self, Again, Unserved};
-use super::http::{Body, grpc_status, outcome};
+use super::http::{Body, grpc_status, headers, outcome};
 use super::metrics::{Outcome, Started};
 use super::respond::PROXY_ERROR;
 use crate::mesh::endpoint::Server;
@@ -270,7 +271,7 @@ impl Backend {
             }
             retried.begin();
             let sent_at = Instant::now();
-            let judge = pick.as_ref().and_then(Pick::judge);
+            let mut judge = pick.as_ref().and_then(Pick::judge);
             let sent = {
                 // Pinned where it is: moved, it would take its considerable place twice.
                 let sending = pin!(attempt::send(&client, request, judges_calls));
@@ -278,6 +279,9 @@ impl Backend {
             };
             let (unserved, error) = match sent {
                 Ok(Head { response, beginning, mut started, whole_at }) => {
+                    if let Some(judge) = &mut judge {
+                        judge.hinted(retry_after(&response));
+                    }
                     started.judged_by(judge);
                     let unserved = Unserved::of(&response).filter(|unserved| !is_told && tries.may_follow(*unserved));
                     if let Some(unserved) = unserved.and(again.as_ref()).and_then(Again::request) {
@@ -455,6 +459,15 @@ impl Backend {
         }
         Ok(())
     }
+}
+
+/// How long a server asks to be spared that has too much to do, in the form that counts seconds: a date would take a clock that both have.
+fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
+    if !matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let said = headers::get(response.headers(), &RETRY_AFTER)?.to_str().ok()?;
+    said.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Why the peer's proxy could not have a request served, in its own words.

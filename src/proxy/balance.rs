@@ -7,6 +7,8 @@
 //! An endpoint that could not be reached is out at once, until it has been reached again. One that answers with failures is given a rest,
 //! longer each time, after which one request at a time tries whether it has recovered. No timer runs for that: `now` is compared.
 //!
+//! Where policy says so, a failure makes it count as slower for a while, too.
+//!
 //! A new endpoint among old ones gets its share by and by ([`SLOW_START`]). Nothing is known of its latency, and it is idle, so by load alone
 //! the next requests of every client would go to it at once: to an app whose caches are empty, its code not yet compiled and its connections
 //! not yet made. Where it would win against an endpoint that is warm, it does so only as often as it is warm itself.
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt as _};
 
-use crate::mesh::limits::Accrual;
+use crate::mesh::limits::{Accrual, Penalty};
 
 /// How long it takes until a new endpoint gets as much as others: as long as latencies are remembered, and longer than most apps need to
 /// compile what they do all the time.
@@ -34,11 +36,13 @@ pub struct Ewma {
     pub default_rtt: Duration,
     /// How fast the past is forgotten.
     pub decay: Duration,
+    /// What failures add.
+    pub penalty: Option<Penalty>,
 }
 
 impl Default for Ewma {
     fn default() -> Self {
-        Self { default_rtt: Duration::from_millis(30), decay: Duration::from_secs(10) }
+        Self { default_rtt: Duration::from_millis(30), decay: Duration::from_secs(10), penalty: None }
     }
 }
 
@@ -68,6 +72,8 @@ struct Load {
     observed_at: Instant,
     in_flight: u32,
     record: Record,
+    /// What failures have added, and when.
+    penalised: Option<(Duration, Instant)>,
 }
 
 /// What an endpoint has answered, as far as that is held against it.
@@ -87,7 +93,10 @@ struct Record {
 #[derive(Clone, Debug)]
 pub struct Judge {
     load: Arc<Mutex<Load>>,
-    accrual: Accrual,
+    accrual: Option<Accrual>,
+    penalty: Option<Penalty>,
+    /// How long the endpoint asks to be spared.
+    hint: Option<Duration>,
 }
 
 /// The endpoint that was picked; counts as load on it until dropped.
@@ -96,7 +105,7 @@ pub struct Pick<T> {
     pub address: SocketAddr,
     pub item: Arc<T>,
     load: Arc<Mutex<Load>>,
-    decay: Duration,
+    ewma: Ewma,
     accrual: Option<Accrual>,
 }
 
@@ -108,7 +117,8 @@ impl<T> Balancer<T> {
     /// Adds an endpoint, or puts `item` in the place of what reached it before; either way it is in. One that `joins` others starts slowly.
     pub fn set(&mut self, address: SocketAddr, item: Arc<T>, joins: bool, now: Instant) {
         let rtt_seconds = self.ewma.default_rtt.as_secs_f64();
-        let load = Load { rtt_seconds, observed_at: now, in_flight: 0, record: Record::new(now) };
+        let record = Record::new(now);
+        let load = Load { rtt_seconds, observed_at: now, in_flight: 0, record, penalised: None };
         let load = Arc::new(Mutex::new(load));
         let member = Member { address, item, load, is_in: true, joined_at: joins.then_some(now) };
         match self.members.iter_mut().find(|member| member.address == address) {
@@ -148,14 +158,16 @@ impl<T> Balancer<T> {
             Some(_) => self.two(random, |member| usable(member) && !member.rests(now)),
         }?;
         let (better, worse) =
-            if other.cost(self.ewma.decay, now) < one.cost(self.ewma.decay, now) { (other, one) } else { (one, other) };
-        let member = if better.is_ahead_of(worse, now, random) { better } else { worse };
+            if other.cost(&self.ewma, now) < one.cost(&self.ewma, now) { (other, one) } else { (one, other) };
+        // Better a cold one than one that fails.
+        let is_ahead = worse.is_penalised(&self.ewma, now) || better.is_ahead_of(worse, now, random);
+        let member = if is_ahead { better } else { worse };
         lock(&member.load).in_flight += 1;
         Some(Pick {
             address: member.address,
             item: member.item.clone(),
             load: member.load.clone(),
-            decay: self.ewma.decay,
+            ewma: self.ewma,
             accrual: self.accrual,
         })
     }
@@ -218,9 +230,10 @@ fn draw_two(len: usize, random: &mut impl Rng) -> (usize, usize) {
 }
 
 impl<T> Member<T> {
-    fn cost(&self, decay: Duration, now: Instant) -> f64 {
+    fn cost(&self, ewma: &Ewma, now: Instant) -> f64 {
         let load = lock(&self.load);
-        load.decayed(decay, now) * f64::from(load.in_flight + 1)
+        let penalty = ewma.penalty.map_or(0.0, |penalty| load.penalty(penalty.decay, now));
+        (load.decayed(ewma.decay, now) + penalty) * f64::from(load.in_flight + 1)
     }
 }
 
@@ -237,6 +250,12 @@ impl<T> Member<T> {
         other.warmth(now).is_some() || random.random_bool(warmth)
     }
 
+    /// Whether failures still make it count as much slower.
+    fn is_penalised(&self, ewma: &Ewma, now: Instant) -> bool {
+        let left = |penalty: Penalty| lock(&self.load).penalty(penalty.decay, now);
+        ewma.penalty.is_some_and(|penalty| left(penalty) > ewma.default_rtt.as_secs_f64())
+    }
+
     /// How much it may get of its share; none once that is all.
     fn warmth(&self, now: Instant) -> Option<f64> {
         let age = now.saturating_duration_since(self.joined_at?).as_secs_f64() / SLOW_START.as_secs_f64();
@@ -249,7 +268,7 @@ impl Record {
         Self { answers: 0, failures_in_row: 0, successes: 1.0, answered_at: now, rests: 0, rests_until: None }
     }
 
-    fn note(&mut self, is_success: bool, accrual: &Accrual, now: Instant, random: f64) {
+    fn note(&mut self, is_success: bool, accrual: &Accrual, hint: Option<Duration>, now: Instant, random: f64) {
         // What was under way when it began to rest says nothing new.
         if self.rests_until.is_some_and(|until| now < until) {
             return;
@@ -274,15 +293,40 @@ impl Record {
         let too_often =
             accrual.rate.is_some_and(|rate| self.answers >= rate.requests_min && self.successes < rate.successes_min);
         if too_many || too_often || was_tried {
-            self.rests_until = Some(now + accrual.pauses.after(self.rests, random));
+            let mut pauses = accrual.pauses;
+            if let Some(hint) = hint.filter(|_| accrual.respects_hints) {
+                pauses.shortest = hint.max(pauses.shortest).min(pauses.longest);
+            }
+            self.rests_until = Some(now + pauses.after(self.rests, random));
             self.rests = self.rests.saturating_add(1);
         }
     }
 }
 
 impl Judge {
+    /// Notes how long the endpoint asks to be spared.
+    pub fn hinted(&mut self, hint: Option<Duration>) {
+        self.hint = hint;
+    }
+
     pub fn note(&self, is_success: bool, now: Instant) {
-        lock(&self.load).record.note(is_success, &self.accrual, now, rand::random());
+        if let Some(accrual) = &self.accrual {
+            lock(&self.load).record.note(is_success, accrual, self.hint, now, rand::random());
+        }
+        if !is_success {
+            self.penalise(now);
+        }
+    }
+
+    /// Has the endpoint count as slower for a while, where policy says so: it fails, or has too much to do. Failures do not add up.
+    pub fn penalise(&self, now: Instant) {
+        let Some(penalty) = self.penalty else { return };
+        let hint = self.hint.unwrap_or_default().min(penalty.hint_max);
+        let by = penalty.by.max(hint);
+        let mut load = lock(&self.load);
+        if by.as_secs_f64() >= load.penalty(penalty.decay, now) {
+            load.penalised = Some((by, now));
+        }
     }
 }
 
@@ -290,6 +334,12 @@ impl Load {
     /// The average as if nothing had taken any time since: an endpoint once slow gets another chance.
     fn decayed(&self, decay: Duration, now: Instant) -> f64 {
         self.rtt_seconds * weight_of_past(now.saturating_duration_since(self.observed_at), decay)
+    }
+
+    /// What is left of what failures have added, in seconds.
+    fn penalty(&self, decay: Duration, now: Instant) -> f64 {
+        self.penalised
+            .map_or(0.0, |(by, at)| by.as_secs_f64() * weight_of_past(now.saturating_duration_since(at), decay))
     }
 }
 
@@ -300,14 +350,18 @@ fn weight_of_past(elapsed: Duration, decay: Duration) -> f64 {
 impl<T> Pick<T> {
     /// Who is to be told how the endpoint answers, if anybody wants to know.
     pub fn judge(&self) -> Option<Judge> {
-        Some(Judge { load: self.load.clone(), accrual: self.accrual? })
+        let (accrual, penalty) = (self.accrual, self.ewma.penalty);
+        if accrual.is_none() && penalty.is_none() {
+            return None;
+        }
+        Some(Judge { load: self.load.clone(), accrual, penalty, hint: None })
     }
 
     /// Records that the endpoint took `rtt` to answer (or, for TCP, to be connected to).
     pub fn observe(&self, rtt: Duration, now: Instant) {
         let mut load = lock(&self.load);
         let rtt_seconds = rtt.as_secs_f64();
-        let past = weight_of_past(now.saturating_duration_since(load.observed_at), self.decay);
+        let past = weight_of_past(now.saturating_duration_since(load.observed_at), self.ewma.decay);
         // A peak counts in full at once; what is better than the average counts by and by.
         load.rtt_seconds = match load.rtt_seconds {
             average if rtt_seconds > average => rtt_seconds,
@@ -452,7 +506,7 @@ mod tests {
 
     fn accrual() -> Accrual {
         let pauses = Pauses { shortest: Duration::from_secs(1), longest: Duration::from_secs(60), jitter: 0.0 };
-        Accrual { failures_max: Some(3), rate: None, pauses, ready_min: 0 }
+        Accrual { failures_max: Some(3), rate: None, pauses, ready_min: 0, respects_hints: false }
     }
 
     fn judged(accrual: Accrual, now: Instant) -> Balancer<()> {
@@ -511,6 +565,70 @@ mod tests {
         assert!(balancer.pick(&[address(2)], now, &mut random).is_none());
         fail(&balancer, 2, 3, now);
         assert!(balancer.pick(&[], now, &mut random).is_some(), "somebody has to answer");
+    }
+
+    #[test]
+    fn a_rest_is_as_long_as_the_endpoint_asks_for_within_its_bounds_where_policy_says_so() {
+        let now = Instant::now();
+        for (respects_hints, asked, rest) in [(true, 7, 7), (true, 0, 1), (true, 900, 60), (false, 7, 1)] {
+            let balancer = judged(Accrual { failures_max: Some(1), respects_hints, ..accrual() }, now);
+            let mut judge = balancer.pick(&[address(2)], now, &mut random()).unwrap().judge().unwrap();
+            judge.hinted(Some(Duration::from_secs(asked)));
+            judge.note(false, now);
+            assert_eq!(balancer.rested_at(), Some(now + Duration::from_secs(rest)), "{asked} s");
+        }
+    }
+
+    fn penalising(now: Instant) -> Balancer<()> {
+        Balancer { ewma: Ewma { penalty: Some(Penalty::default()), ..Ewma::default() }, ..balancer(2, now) }
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_counts_as_slower_for_a_while() {
+        let (now, mut random) = (Instant::now(), random());
+        let balancer = penalising(now);
+        balancer.pick(&[address(2)], now, &mut random).unwrap().judge().unwrap().note(false, now);
+        let busy: Vec<_> = (0..50).map(|_| balancer.pick(&[address(1)], now, &mut random).unwrap()).collect();
+        assert_eq!(balancer.pick(&[], now, &mut random).unwrap().address, address(2), "however busy the other is");
+        let later = now + Penalty::default().decay * 10;
+        for other in [1, 2] {
+            balancer.pick(&[address(other)], later, &mut random).unwrap().observe(Duration::from_millis(30), later);
+        }
+        assert_eq!(balancer.pick(&[], later, &mut random).unwrap().address, address(1), "it is forgotten");
+        drop(busy);
+    }
+
+    #[test]
+    fn an_endpoint_may_ask_to_be_spared_for_longer_and_not_for_ever() {
+        let now = Instant::now();
+        for (asked, seconds) in [(1, 5.0), (100, 100.0), (1_000_000, 300.0)] {
+            let balancer = penalising(now);
+            let pick = balancer.pick(&[address(2)], now, &mut random()).unwrap();
+            let mut judge = pick.judge().unwrap();
+            judge.hinted(Some(Duration::from_secs(asked)));
+            judge.penalise(now);
+            assert_eq!(lock(&pick.load).penalty(Duration::from_secs(10), now), seconds);
+            judge.hinted(None);
+            judge.penalise(now);
+            assert_eq!(lock(&pick.load).penalty(Duration::from_secs(10), now), seconds, "they do not add up");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_goes_before_one_that_fails_and_is_penalised() {
+        let (now, mut random) = (Instant::now(), random());
+        let mut balancer = penalising(now);
+        balancer.set(address(1), Arc::new(()), true, now);
+        balancer.pick(&[address(1)], now, &mut random).unwrap().judge().unwrap().note(false, now);
+        for _ in 0..50 {
+            assert_eq!(balancer.pick(&[], now, &mut random).unwrap().address, address(1));
+        }
+    }
+
+    #[test]
+    fn where_policy_says_nothing_failures_cost_nothing() {
+        let now = Instant::now();
+        assert!(balancer(2, now).pick(&[], now, &mut random()).unwrap().judge().is_none());
     }
 
     #[test]

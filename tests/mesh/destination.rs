@@ -436,7 +436,7 @@ async fn the_policy_of_a_service_detects_with_all_four_members_and_balances_by_n
 }
 
 #[tokio::test]
-async fn retries_of_calls_are_told_to_http2_and_rates_of_successes_to_both() {
+async fn what_is_annotated_of_retries_rests_and_penalties_is_told_to_clients() {
     let world = World::with_web().await;
     let told = async || {
         let policy = world.outbound("10.96.0.10:80").await.unwrap();
@@ -453,6 +453,8 @@ async fn retries_of_calls_are_told_to_http2_and_rates_of_successes_to_both() {
         "retry.linkerd.io/limit": "3",
         "balancer.linkerd.io/failure-accrual": "unified",
         "balancer.alpha.linkerd.io/failure-accrual-success-rate-threshold": "0.9",
+        "balancer.alpha.linkerd.io/failure-accrual-honor-retry-after": "true",
+        "balancer.alpha.linkerd.io/penalize-failures": "true",
     });
     world.service(service);
     let (http1, http2) = told().await;
@@ -461,7 +463,16 @@ async fn retries_of_calls_are_told_to_http2_and_rates_of_successes_to_both() {
     };
     assert_eq!((unified.success_rate_threshold, unified.max_consecutive_failures), (0.9, 7));
     assert_eq!(http1.failure_accrual, http2.failure_accrual);
+    assert!(unified.backoff.unwrap().respect_retry_after_hint);
     let rule = &http2.routes[0].rules[0];
+    let Some(http_route::distribution::Kind::FirstAvailable(first)) = rule.backends.clone().unwrap().kind else {
+        panic!("{:?}", rule.backends)
+    };
+    let Some(backend::Kind::Balancer(balancer)) = first.backends[0].backend.clone().unwrap().kind else {
+        panic!("{first:?}")
+    };
+    let Some(backend::balance_p2c::Load::PenaltyPeakEwma(load)) = balancer.load else { panic!("{balancer:?}") };
+    assert_eq!((load.penalty.unwrap().seconds, load.max_retry_after.unwrap().seconds), (5, 300));
     let retry = rule.retry.as_ref().unwrap();
     assert_eq!((retry.max_retries, retry.conditions.as_ref().unwrap().status_ranges.len()), (3, 0));
     let [http_route::Filter { kind: Some(http_route::filter::Kind::RequestHeaderModifier(edit)) }] = &rule.filters[..]

@@ -84,10 +84,7 @@ fn of_service(
                 path: format!("{}:{number}", profile::fully_qualified(&service.key, settings)),
             })),
         }),
-        load: Some(backend::balance_p2c::Load::PeakEwma(backend::balance_p2c::PeakEwma {
-            default_rtt: Some(DEFAULT_RTT),
-            decay: Some(RTT_DECAY),
-        })),
+        load: Some(load(&service.limits)),
     };
     let backend =
         Backend { metadata: Some(resource()), queue: Some(queue()), kind: Some(backend::Kind::Balancer(balancer)) };
@@ -102,6 +99,22 @@ fn of_service(
         None | Some(_) => proxy_protocol::Kind::Opaque(opaque(&backend)),
     };
     OutboundPolicy { metadata: Some(resource()), protocol: Some(ProxyProtocol { kind: Some(kind) }) }
+}
+
+/// How endpoints are compared.
+fn load(limits: &ServiceLimits) -> backend::balance_p2c::Load {
+    use backend::balance_p2c::{Load, PeakEwma, PenaltyPeakEwma};
+    let (default_rtt, decay) = (Some(DEFAULT_RTT), Some(RTT_DECAY));
+    match limits.penalty {
+        None => Load::PeakEwma(PeakEwma { default_rtt, decay }),
+        Some(penalty) => Load::PenaltyPeakEwma(PenaltyPeakEwma {
+            default_rtt,
+            decay,
+            penalty: duration(penalty.by),
+            max_retry_after: duration(penalty.hint_max),
+            penalty_decay: duration(penalty.decay),
+        }),
+    }
 }
 
 /// Looks for HTTP, and carries anything else as it is. Proxies want all four members.
@@ -164,7 +177,8 @@ fn retry_calls(codes: Codes) -> http_route::Filter {
 
 fn accrual(limits: &ServiceLimits) -> Option<FailureAccrual> {
     let accrual = limits.accrual?;
-    let (max_failures, backoff) = (accrual.failures_max.unwrap_or_default(), Some(backoff(accrual.pauses)));
+    let backoff = ExponentialBackoff { respect_retry_after_hint: accrual.respects_hints, ..backoff(accrual.pauses) };
+    let (max_failures, backoff) = (accrual.failures_max.unwrap_or_default(), Some(backoff));
     let kind = match accrual.rate {
         None => {
             failure_accrual::Kind::ConsecutiveFailures(failure_accrual::ConsecutiveFailures { max_failures, backoff })

@@ -24,7 +24,7 @@ use super::plan::{
     RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
 };
 use crate::mesh::Endpoint;
-use crate::mesh::limits::Limits;
+use crate::mesh::limits::{Limits, Penalty};
 use crate::mesh::route::{HostMatch, RequestMatch};
 use crate::proxy::backend::{Backend, Spec};
 use crate::proxy::balance::Ewma;
@@ -307,16 +307,25 @@ fn spec(said: Option<outbound::Backend>) -> Result<Spec, Invalid> {
 
 fn ewma(load: Option<backend::balance_p2c::Load>) -> Ewma {
     use backend::balance_p2c::Load;
-    let (default_rtt, decay) = match load {
-        Some(Load::PeakEwma(load)) => (load.default_rtt, load.decay),
-        Some(Load::PenaltyPeakEwma(load)) => (load.default_rtt, load.decay),
-        None => (None, None),
+    let given = |said: Option<prost_types::Duration>| said.and_then(duration).filter(|said| !said.is_zero());
+    let (default_rtt, decay, penalty) = match load {
+        Some(Load::PeakEwma(load)) => (load.default_rtt, load.decay, None),
+        Some(Load::PenaltyPeakEwma(load)) => {
+            let usual = Penalty::default();
+            let penalty = Penalty {
+                by: given(load.penalty).unwrap_or(usual.by),
+                decay: given(load.penalty_decay).unwrap_or(usual.decay),
+                hint_max: given(load.max_retry_after).unwrap_or(usual.hint_max),
+            };
+            (load.default_rtt, load.decay, Some(penalty))
+        }
+        None => (None, None, None),
     };
     let default = Ewma::default();
-    let given = |said: Option<prost_types::Duration>| said.and_then(duration).filter(|said| !said.is_zero());
     Ewma {
         default_rtt: given(default_rtt).unwrap_or(default.default_rtt),
         decay: given(decay).unwrap_or(default.decay),
+        penalty,
     }
 }
 

@@ -106,6 +106,13 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// Whether the server had too much to do: Too Many Requests, or RESOURCE_EXHAUSTED.
+    fn is_limited(&self) -> bool {
+        self.status == 429 || self.grpc_status == Some(8)
+    }
+}
+
 impl Requests {
     /// Counts a request now, and its outcome when told.
     pub fn start(&self) -> Started {
@@ -189,7 +196,11 @@ impl Started {
     pub fn end(mut self, outcome: &Outcome) {
         // A client that breaks off says nothing of the server.
         if let Some(judge) = self.judge.take() {
-            judge.note(outcome.is_success(), Instant::now());
+            let now = Instant::now();
+            judge.note(outcome.is_success(), now);
+            if outcome.is_limited() {
+                judge.penalise(now);
+            }
         }
         self.tell(outcome, Instant::now());
     }

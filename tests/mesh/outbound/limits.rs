@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use hawser::proxy::backend::Queue;
 use hawser::wire::http_route::Timeouts;
+use hawser::wire::outbound::backend::balance_p2c::{Load, PenaltyPeakEwma};
 use hawser::wire::outbound::http_route::{Retry, retry};
-use hawser::wire::outbound::{ExponentialBackoff, FailureAccrual, failure_accrual, grpc_route};
+use hawser::wire::outbound::{ExponentialBackoff, FailureAccrual, backend, failure_accrual, grpc_route, http_route};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -219,6 +220,39 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_until_it_has_rested() {
         requests += usize::from(matches!(seen, Seen::Request { .. }));
     }
     assert!(requests <= 3, "{requests} requests went to an endpoint that only fails, {good} in a row were answered");
+}
+
+/// Has failures of the rule's endpoints held against them for longer than any test lasts.
+fn penalise(rule: &mut http_route::Rule) {
+    let Some(http_route::distribution::Kind::FirstAvailable(first)) =
+        rule.backends.as_mut().and_then(|backends| backends.kind.as_mut())
+    else {
+        unreachable!("one backend is the first")
+    };
+    for backend in first.backends.iter_mut().filter_map(|one| one.backend.as_mut()) {
+        if let Some(backend::Kind::Balancer(balancer)) = &mut backend.kind {
+            let load = PenaltyPeakEwma { penalty_decay: Some(NEVER), ..PenaltyPeakEwma::default() };
+            balancer.load = Some(Load::PenaltyPeakEwma(load));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_fails_or_has_too_much_to_do_is_passed_over_where_policy_penalises_that() {
+    for status in [500, 429] {
+        let (pki, control, pod, mut failing) = world(App::Failing(status, usize::MAX)).await;
+        let web = Peer::start(pki.tls(WEB), App::Http("web")).await;
+        control.policy(SERVICE, detect_with(AUTHORITY, penalise));
+        control.add(AUTHORITY, vec![failing.endpoint(5432, WEB), web.endpoint(80, WEB)]);
+        for _ in 0..100 {
+            pod.get(SERVICE, "").await;
+        }
+        let mut requests = 0;
+        while let Ok(seen) = failing.seen.try_recv() {
+            requests += usize::from(matches!(seen, Seen::Request { .. }));
+        }
+        assert!(requests <= 1, "{requests} requests went to an endpoint that answers {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

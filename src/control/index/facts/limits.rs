@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Rate, Retry, Statuses, Timeouts, duration};
+use crate::mesh::limits::{Accrual, Codes, Limits, Pauses, Penalty, Rate, Retry, Statuses, Timeouts, duration};
 
 const FAILURES_MAX: u32 = 7;
 const PENALTY_MIN: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ const REQUESTS_MIN_MAX: u32 = 1_000_000;
 pub struct ServiceLimits {
     pub limits: Limits,
     pub accrual: Option<Accrual>,
+    pub penalty: Option<Penalty>,
 }
 
 /// No number in it is read that is not one.
@@ -51,6 +52,16 @@ impl ServiceLimits {
             Some("unified") => Some(Some(rate(said))),
             _ => None,
         };
+        let is_on = |name: &str| said(name).and_then(parse).unwrap_or(false);
+        let respects_hints = is_on("balancer.alpha.linkerd.io/failure-accrual-honor-retry-after");
+        let penalty = is_on("balancer.alpha.linkerd.io/penalize-failures").then(|| {
+            let usual = Penalty::default();
+            Penalty {
+                by: time("balancer.alpha.linkerd.io/load-biaser-penalty").unwrap_or(usual.by),
+                hint_max: time("balancer.alpha.linkerd.io/load-biaser-max-retry-after").unwrap_or(usual.hint_max),
+                ..usual
+            }
+        });
         let accrual = rate.map(|rate| {
             let said = |name: &str| said(&format!("balancer.linkerd.io/failure-accrual-consecutive-{name}"));
             let time = |name: &str| said(name).and_then(|text| duration(text).ok());
@@ -65,9 +76,10 @@ impl ServiceLimits {
                     jitter: jitter.unwrap_or(PENALTY_JITTER),
                 },
                 ready_min: 0,
+                respects_hints,
             }
         });
-        Self { limits: Limits { timeouts, retry }, accrual }
+        Self { limits: Limits { timeouts, retry }, accrual, penalty }
     }
 }
 
@@ -128,6 +140,24 @@ mod tests {
         assert_eq!(set.rate, Some(Rate { successes_min: 0.95, decay: Duration::from_secs(30), requests_min: 100 }));
         let wrong = of(&[(&threshold, "80"), (&window, "1ms"), (&requests, "-1")]);
         assert_eq!(wrong.rate, Some(usual));
+    }
+
+    #[test]
+    fn failures_are_penalised_where_that_is_said_and_hints_respected_likewise() {
+        let alpha = |name: &str| format!("balancer.alpha.linkerd.io/{name}");
+        let (on, by, longest) =
+            (alpha("penalize-failures"), alpha("load-biaser-penalty"), alpha("load-biaser-max-retry-after"));
+        assert_eq!(of(&[(&on, "true")]).penalty, Some(Penalty::default()));
+        let seconds = Duration::from_secs;
+        let set = of(&[(&on, "true"), (&by, "2s"), (&longest, "1m")]).penalty;
+        assert_eq!(set, Some(Penalty { by: seconds(2), hint_max: seconds(60), ..Penalty::default() }));
+        for off in [&[(on.as_str(), "false")][..], &[(&on, "yes")], &[(&by, "2s")]] {
+            assert_eq!(of(off).penalty, None);
+        }
+        let hints = alpha("failure-accrual-honor-retry-after");
+        let consecutive = ("balancer.linkerd.io/failure-accrual", "consecutive");
+        assert!(of(&[consecutive, (&hints, "true")]).accrual.unwrap().respects_hints);
+        assert!(!of(&[consecutive]).accrual.unwrap().respects_hints);
     }
 
     #[test]

@@ -87,12 +87,17 @@ fn accrual(said: Option<FailureAccrual>) -> Result<Option<Accrual>, Invalid> {
     let Some(said) = said else { return Ok(None) };
     let ready_min = said.ejection.map_or(0, |ejection| ejection.min_ready_endpoints as usize);
     let some = |max: u32| (max > 0).then_some(max);
+    let respects = |backoff: &Option<outbound::ExponentialBackoff>| {
+        backoff.as_ref().is_some_and(|backoff| backoff.respect_retry_after_hint)
+    };
     let backoff = |backoff: Option<_>| pauses(backoff.ok_or(Invalid::Missing("the backoff of failure accrual"))?);
     Ok(Some(match said.kind.ok_or(Invalid::Missing("the kind of failure accrual"))? {
         Kind::ConsecutiveFailures(said) => {
-            Accrual { failures_max: some(said.max_failures), rate: None, pauses: backoff(said.backoff)?, ready_min }
+            let (failures_max, respects_hints) = (some(said.max_failures), respects(&said.backoff));
+            Accrual { failures_max, rate: None, pauses: backoff(said.backoff)?, ready_min, respects_hints }
         }
         Kind::Unified(said) => Accrual {
+            respects_hints: respects(&said.backoff),
             failures_max: some(said.max_consecutive_failures),
             rate: match said.decay.and_then(duration) {
                 Some(decay) if said.success_rate_threshold > 0.0 => {
