@@ -17,7 +17,9 @@ mod error;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use error::Error;
@@ -241,21 +243,29 @@ impl Inbound {
         // Ports that are HTTP by declaration are authorized by request; their clients speak when they like.
         let may_be_silent = may_hear || !matches!(policy.protocol, ServerProtocol::Detect { .. });
         let silent = (!may_be_silent).then_some(unfinished);
-        let dial = async {
+        // The app sees a connection as soon as that is begun, so it is finished and used, even where the client speaks meanwhile.
+        let is_begun = AtomicBool::new(dialled.is_some());
+        let mut dial = pin!(async {
             match dialled {
                 Some(dialled) => dialled,
-                None if may_hear => self.http.apps.connect(arrival.target).await.map(Prefixed::from),
+                None if may_hear => {
+                    is_begun.store(true, Ordering::Relaxed);
+                    self.http.apps.connect(arrival.target).await.map(Prefixed::from)
+                }
                 None => pending().await,
             }
-        };
+        });
         // On the heap, so that what detection needs is gone when it is done.
-        let detected = Box::pin(detect(stream, dial, Patience { unfinished, silent })).await;
+        let detected = Box::pin(detect(stream, dial.as_mut(), Patience { unfinished, silent })).await;
         let result = detected.as_ref().map_or_else(detect::Error::label, |detected| detected.spoken.label());
         let labels = Labels::server(&policy.meta, arrival.target.port()).and(&Labels::new([("result", result)]));
         self.http.metrics.count(Event::InboundTcpDetected, &labels);
         let Detected { spoken, client, server } = detected?;
-        // The server's bytes are put before those that were put before it.
-        let server = server.map(|server| server.map(flatten));
+        let server = match server {
+            None if is_begun.load(Ordering::Relaxed) => Some(dial.await),
+            // The server's bytes are put before those that were put before it.
+            server => server.map(|server| server.map(flatten)),
+        };
         Ok((spoken, client, server))
     }
 
