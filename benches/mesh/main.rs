@@ -147,7 +147,9 @@ fn bench(args: &Args) {
 fn measure(world: &World, case: &Case, args: &Args) -> Outcome {
     let kind = clap::ValueEnum::to_possible_value(&case.kind).unwrap();
     let (to, connections) = (world.target(case.port).to_string(), case.connections.to_string());
-    let (seconds, rate) = (args.seconds.to_string(), case.rate.map(|rate| rate.to_string()));
+    let is_idle = matches!(case.kind, Kind::IdleHttp | Kind::IdleEcho);
+    let seconds = if is_idle { args.seconds.max(IDLE_SECONDS) } else { args.seconds };
+    let (seconds, rate) = (seconds.to_string(), case.rate.map(|rate| rate.to_string()));
     let mut arguments = vec!["--kind", kind.get_name(), "--to", &to, "--connections", &connections];
     arguments.extend(["--seconds", &seconds]);
     arguments.extend(rate.iter().flat_map(|rate| ["--rate", rate]));
@@ -167,6 +169,8 @@ fn measure(world: &World, case: &Case, args: &Args) -> Outcome {
     Outcome { measured, proxies }
 }
 
+/// After that, a connection is idle in the eyes of a proxy.
+const IDLE_SECONDS: f64 = 8.0;
 const IDLE_HEAD: &str = "\
 | idle connections | between | each costs the client side (own memory then) | the server side |
 |---|---|---|---|";
