@@ -16,6 +16,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 
+use super::renamed::Renamed;
 use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
@@ -44,6 +45,8 @@ pub struct Client {
     connector: Arc<Connector>,
     pub endpoint: Endpoint,
     authority: Option<Arc<str>>,
+    /// What the service is called behind a gateway.
+    renamed: Option<Renamed>,
     /// Made once: these label everything that goes to the endpoint.
     labels: Labels,
     pub requests: Requests,
@@ -103,12 +106,14 @@ pub enum Failed {
 impl Client {
     pub fn new(connector: Arc<Connector>, endpoint: Endpoint, authority: Option<Arc<str>>) -> Self {
         let labels = connector.labels(&endpoint, authority.as_deref());
+        let renamed = Renamed::of(&endpoint);
         let requests =
             connector.metrics.requests(Labels::direction(crate::mesh::connection::Direction::Outbound).and(&labels));
         Self {
             connector,
             endpoint,
             authority,
+            renamed,
             labels,
             requests,
             http2: Mutex::default(),
@@ -168,11 +173,27 @@ impl Client {
     /// # Errors
     /// Where there is no response.
     pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
-        let mut answered = self.ask(request).await?;
+        let mut answered = match &self.renamed {
+            None => self.ask(request).await?,
+            Some(renamed) => Box::pin(self.ask_renamed(renamed, request)).await?,
+        };
         if !self.has_proxy() {
             respond::forget_proxies_words(answered.response.headers_mut());
         }
         Ok(answered)
+    }
+
+    async fn ask_renamed(self: &Arc<Self>, renamed: &Renamed, mut request: Request<Body>) -> Result<Answered, Failed> {
+        let before = renamed.rename(&mut request);
+        let version = request.version();
+        match self.ask(request).await {
+            Err(Failed::Unsent { mut request, error }) => {
+                *request.version_mut() = version;
+                before.restore(&mut request);
+                Err(Failed::Unsent { request, error })
+            }
+            answered => answered,
+        }
     }
 
     async fn ask(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
@@ -219,7 +240,12 @@ impl Client {
 
     /// Whether it is a proxy that answers, and not the server itself.
     pub fn has_proxy(&self) -> bool {
-        matches!(self.endpoint.server, Server::Meshed { .. }) && !self.connector.is_local(&self.endpoint)
+        matches!(self.endpoint.server, Server::Meshed { .. }) && !self.is_local()
+    }
+
+    /// Whether it is this pod's own app that answers.
+    pub fn is_local(&self) -> bool {
+        self.connector.is_local(&self.endpoint)
     }
 
     async fn send_http2(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {

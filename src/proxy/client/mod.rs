@@ -6,6 +6,7 @@
 //! Start at [`Connector::connect`]. [`http`] keeps connections for requests.
 
 pub mod http;
+mod renamed;
 mod stream;
 
 use std::io;
