@@ -366,6 +366,7 @@ complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subco
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-default-policy -d 'Who may connect until policy says otherwise' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-tell-client-ip -d 'Whether the app is told the address of each client, in the header hawser-client-ip; then nothing but HTTP reaches it' -r -f -a "true\t''
 false\t''"
+complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-gateway-suffixes -d 'The names that peers may have themselves taken on to, as DNS suffixes: a multicluster gateway. Unset: none' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-detect-timeout -d 'How long a client may leave its first bytes unfinished' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-connect-timeout -d 'How long connecting to the app may take' -r
 complete -c hawser -n "__fish_hawser_using_subcommand run; and __fish_seen_subcommand_from proxy" -l inbound-accept-keepalive -d 'The TCP keepalive of accepted connections; 0 for none' -r

@@ -37,9 +37,10 @@ pub struct Connection {
     pub client: SocketAddr,
     /// The socket address of the end that accepted it: between proxies, the inbound port of the server's proxy.
     pub server: SocketAddr,
-    /// Where it leads: the server app's own address and port.
+    /// Where it leads: the server app's own address and port, or a gateway's.
     pub target: SocketAddr,
-    /// The name the client's app was going to, when discovery told one, such as `web.shop.svc.cluster.local:80`.
+    /// The name the client's app was going to, when discovery told one, such as `web.shop.svc.cluster.local:80`; inbound, what a client named
+    /// to a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
     pub protocol: Protocol,

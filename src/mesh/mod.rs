@@ -5,9 +5,11 @@ pub mod clock;
 pub mod connection;
 pub mod edges;
 pub mod endpoint;
+pub mod forwarded;
 pub mod identity;
 pub mod limits;
 pub mod log_filter;
+pub mod name;
 pub mod places;
 pub mod policy;
 pub mod ports;
@@ -20,4 +22,5 @@ pub mod workload;
 
 pub use endpoint::Endpoint;
 pub use identity::Identity;
+pub use name::Name;
 pub use protocol::Protocol;

@@ -74,6 +74,15 @@ pub struct Wish<'a> {
     /// Who must give it.
     pub required: Option<&'a str>,
     pub limits: &'a Limits,
+    pub reach: Reach,
+}
+
+/// Which endpoints are taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reach {
+    Any,
+    /// Those of other pods. This pod's own ports are reached past the policy that others meet there, which is for its own app to do.
+    OtherPods,
 }
 
 /// Where requests and connections go.
@@ -255,7 +264,7 @@ impl Backend {
         wish: Wish<'_>,
         retried: &mut Retried<'_>,
     ) -> Result<Answer, Error> {
-        let Wish { required, limits } = wish;
+        let Wish { required, limits, reach } = wish;
         // The app itself chose the one address of a forward, and is told the truth about it at once.
         let is_told = self.is_forward();
         let (mut request, again) =
@@ -266,6 +275,10 @@ impl Backend {
         loop {
             let (client, pick) = self.pick(&tries.failed, avoided, self.queues.http).await?;
             let address = client.endpoint.address;
+            if !reach.takes(&client) {
+                again_elsewhere(&mut avoided, address)?;
+                continue;
+            }
             if let Some(required) = required {
                 require(required, &client)?;
             }
@@ -359,10 +372,15 @@ impl Backend {
     ///
     /// # Errors
     /// Where no endpoint can be reached.
-    pub async fn connect(self: &Arc<Self>) -> Result<Opened, Error> {
+    pub async fn connect(self: &Arc<Self>, reach: Reach) -> Result<Opened, Error> {
         let mut tries = Tries::new(self.queues.tcp.failfast);
+        let mut avoided = None;
         loop {
-            let (client, pick) = self.pick(&tries.failed, None, self.queues.tcp).await?;
+            let (client, pick) = self.pick(&tries.failed, avoided, self.queues.tcp).await?;
+            if !reach.takes(&client) {
+                again_elsewhere(&mut avoided, client.endpoint.address)?;
+                continue;
+            }
             match client.connect(Protocol::Opaque).await {
                 Ok(connection) => {
                     if let Some(pick) = &pick {
@@ -468,6 +486,20 @@ fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
     }
     let said = headers::get(response.headers(), &RETRY_AFTER)?.to_str().ok()?;
     said.trim().parse().ok().map(Duration::from_secs)
+}
+
+impl Reach {
+    fn takes(self, client: &Client) -> bool {
+        self == Self::Any || !client.is_local()
+    }
+}
+
+/// Has another endpoint picked than this one, if there is another.
+fn again_elsewhere(avoided: &mut Option<SocketAddr>, address: SocketAddr) -> Result<(), Error> {
+    match avoided.replace(address) {
+        Some(before) if before == address => Err(Error::OwnPod { address }),
+        _ => Ok(()),
+    }
 }
 
 /// Why the peer's proxy could not have a request served, in its own words.

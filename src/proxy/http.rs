@@ -1,10 +1,11 @@
-//! Carries a client's HTTP to the app: one authorization, one set of headers, one outcome per request.
+//! Carries a client's HTTP to the app, or on through a gateway: one authorization, one set of headers, one outcome per request.
 //!
 //! In: a stream known to speak HTTP/1 or HTTP/2, and what is known of its client. Out: requests at the app, responses at the client. Bodies
 //! stream through, never collected; resets, trailers, upgrades and tunnels pass.
 //!
 //! ```text
 //!   request ─> authorize ─> client's identity ─> what it was before HTTP/2 ─> app ─> response ─> outcome
+//!                       └─> (onward.rs)  what it was before HTTP/2 ─> gateway ─┘
 //! ```
 //!
 //! Start at [`serve`].
@@ -17,6 +18,7 @@ mod heads;
 pub mod host;
 mod idle;
 pub mod interim;
+mod onward;
 pub mod peek;
 pub mod repeat;
 pub mod server;
@@ -41,6 +43,7 @@ pub use repeat::{UNSERVED, Unserved};
 
 use super::access_log::{AccessLog, Entry};
 use super::connections;
+use super::gateway::{self, Onward};
 use super::metrics::{Event, Labels, Measured, Metrics, Outcome, Requests, Scope, Started, Transport};
 use super::orig_proto::{self, OrigProto};
 use super::profiles::{Lately, Profiles};
@@ -98,6 +101,8 @@ pub struct Session {
     pub client: Client,
     /// Where the app listens.
     pub target: SocketAddr,
+    /// Where requests go instead of to the app, of a client of a gateway.
+    pub onward: Option<Onward>,
     pub policy: watch::Receiver<Arc<ServerPolicy>>,
     /// The labels of everything on this connection.
     pub labels: Labels,
@@ -169,6 +174,8 @@ enum Failed {
     App(#[from] AppError),
     #[error(transparent)]
     Denied(#[from] Denied),
+    #[error(transparent)]
+    Gateway(#[from] gateway::Error),
     #[error("the proxy of the server has too many requests under way")]
     InFlight,
     #[error("{message}")]
@@ -177,6 +184,17 @@ enum Failed {
     InjectedCall { code: i32, message: String },
     #[error("redirected to {location}")]
     Redirected { status: StatusCode, location: String },
+}
+
+impl Failed {
+    /// Why the server reset the request's stream, if it did.
+    fn reset(&self) -> Option<h2::Reason> {
+        match self {
+            Self::App(error) => reset(error),
+            Self::Gateway(gateway::Error::Reset(error)) => reset(error),
+            _ => None,
+        }
+    }
 }
 
 /// What came of sending a request to the app.
@@ -188,8 +206,8 @@ struct Sent {
 }
 
 impl Session {
-    /// Answers one request. The error is a stream that the app reset, which hyper passes on as a reset.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, AppError> {
+    /// Answers one request. The error is a stream that the server reset, which hyper passes on as a reset.
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Failed> {
         if let Some(open) = &self.open {
             open.entry.add_request();
         }
@@ -208,7 +226,7 @@ impl Session {
         request: Request<Incoming>,
         asked: Asked,
         access: &mut Option<Box<Entry>>,
-    ) -> Result<Response<Body>, AppError> {
+    ) -> Result<Response<Body>, Failed> {
         let policy = self.policy.borrow().clone();
         let permit = match policy.authorize_request(&self.client, &request, Instant::now) {
             Ok(permit) => permit,
@@ -225,14 +243,22 @@ impl Session {
         if let Some(by_profile) = by_profile {
             started.also(by_profile);
         }
-        match self.forward(&permit, request).await {
-            Ok((sent, was, place)) => Ok(self.respond(sent, asked, was, started, place, access.take())),
-            Err(Failed::App(error)) if asked.is_http2() && reset(&error).is_some() => {
-                let label = reset(&error).map(|reason| format!("h2({reason:?})")).unwrap_or_default();
-                started.end(&Outcome { status: 0, grpc_status: None, error: label.into() });
-                Err(error)
+        let failed = match &self.onward {
+            None => match self.forward(&permit, request).await {
+                Ok((sent, was, place)) => return Ok(self.respond(sent, asked, was, started, place, access.take())),
+                Err(failed) => failed,
+            },
+            Some(onward) => match Box::pin(self.pass_on(onward, &permit, request)).await {
+                Ok(returned) => return Ok(self.pass_back(returned, asked, started, access.take())),
+                Err(failed) => failed,
+            },
+        };
+        match failed.reset().filter(|_| asked.is_http2()) {
+            Some(reason) => {
+                started.end(&Outcome { status: 0, grpc_status: None, error: format!("h2({reason:?})").into() });
+                Err(failed)
             }
-            Err(failed) => Ok(self.refuse(asked, &failed, Some(started))),
+            None => Ok(self.refuse(asked, &failed, Some(started))),
         }
     }
 
@@ -370,19 +396,24 @@ impl Session {
             Failed::Denied(Denied::Unauthorized { .. }) => (StatusCode::FORBIDDEN, false),
             Failed::Denied(Denied::RateLimited { .. }) => (StatusCode::TOO_MANY_REQUESTS, false),
             Failed::Denied(Denied::InvalidPolicy { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, true),
+            Failed::Gateway(error) => {
+                let (status, closes, _) = error.status();
+                (status, closes)
+            }
             Failed::InFlight => (StatusCode::SERVICE_UNAVAILABLE, true),
             Failed::Injected { status, .. } | Failed::Redirected { status, .. } => (*status, false),
             Failed::InjectedCall { .. } => (StatusCode::OK, false),
         };
         let why = error_chain(failed);
         tracing::debug!(client = %self.client.address, target = %self.target, error = why, "a request was not served");
-        if closes {
+        if closes || matches!(failed, Failed::Gateway(_)) {
             if let Some(others) = self.http.failures.is_due(Instant::now()) {
                 tracing::info!(client = %self.client.address, target = %self.target, error = why, others, "a request failed");
             }
             let label = match failed {
                 Failed::App(AppError::ConnectTimeout { .. }) => "failfast",
                 Failed::App(_) => "i/o",
+                Failed::Gateway(error) => error.label(),
                 Failed::InFlight => "loadshed",
                 _ => "unexpected",
             };

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   accept ─> target ─┬─ the inbound port itself: TLS, a certificate, a transport header ─┬─> permit ─> app
+//!                     │                                    that has a name: a gateway ────│─> permit ─> the way out
 //!                     └─ an app port: what is spoken? mesh TLS is ended, other passes ────┘
 //! ```
 //!
@@ -31,15 +32,16 @@ use tokio::time::Instant;
 use super::access_log::AccessLog;
 use super::connections::Table;
 use super::detect::{self, Detected, Patience, Spoken, detect};
+use super::gateway::Gateway;
 use super::http::{AppError, AppOptions, Apps, Dialled, Http};
 use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
 use super::profiles::Profiles;
 use super::settings::Settings;
 use super::tls::{self, Alpn, Tls};
-use crate::mesh::Protocol;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::mesh::policy::{Client, ClientTls, ServerPolicy, ServerProtocol};
+use crate::mesh::{Name, Protocol};
 use crate::net::drain::Drain;
 use crate::net::newcomers::Newcomers;
 use crate::net::prefixed::Prefixed;
@@ -113,6 +115,8 @@ pub struct Inbound {
     tls: Tls,
     policies: Policies,
     connections: Table,
+    /// What peers are taken on by that name a target.
+    gateway: Option<Gateway>,
     http: Http,
     newcomers: Newcomers,
     strangers: Arc<Semaphore>,
@@ -125,8 +129,10 @@ struct Arrival {
     client: SocketAddr,
     /// Where they connected to.
     server: SocketAddr,
-    /// Where the app listens.
+    /// Where the app listens, or this proxy itself.
     target: SocketAddr,
+    /// Where a client of a gateway wants to be taken.
+    name: Option<Name>,
     security: Security,
     /// When it must have ended, where it may not outlive its certificates.
     ends_at: Option<Instant>,
@@ -155,7 +161,13 @@ impl Inbound {
         };
         let newcomers = Newcomers::new(options.newcomers_max);
         let strangers = Arc::new(Semaphore::new(options.strangers_max));
-        Self { options, tls, policies, connections, http, newcomers, strangers }
+        Self { options, tls, policies, connections, gateway: None, http, newcomers, strangers }
+    }
+
+    /// The same, as a gateway.
+    #[must_use]
+    pub fn through(self, gateway: Option<Gateway>) -> Self {
+        Self { gateway, ..self }
     }
 
     /// Serves redirected connections until the drain starts.
@@ -200,7 +212,7 @@ impl Inbound {
         let hint = policy.borrow().protocol.clone();
         let plaintext = |reason| {
             let security = Security::Plaintext { reason };
-            Arrival { client, server: target, target, security, ends_at: None }
+            Arrival { client, server: target, target, name: None, security, ends_at: None }
         };
         if let ServerProtocol::Opaque = hint {
             let arrival = plaintext(PlaintextReason::PortSkipped);

@@ -19,6 +19,7 @@ pub mod control;
 pub mod credentials;
 pub mod detect;
 pub mod discovery;
+pub mod gateway;
 pub mod http;
 pub mod inbound;
 pub mod metrics;
@@ -53,6 +54,7 @@ use self::clock::Clock;
 use self::connections::Table;
 use self::control::Channel;
 use self::discovery::Discovery;
+use self::gateway::Gateway;
 use self::inbound::Inbound;
 use self::metrics::Metrics;
 use self::outbound::Outbound;
@@ -184,6 +186,8 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         });
         let discovery = Discovery::new(destination, policy, (&settings).into(), connector);
         let outbound = Arc::new(Outbound::new(discovery, metrics, drain.clone(), (&settings).into()));
+        let gateway = Gateway::new(settings.inbound.inbound_gateway_suffixes.clone(), outbound.clone());
+        let inbound = inbound.through(gateway);
         first_certificate(&mut credentials).await?;
         drain.spawn(Arc::new(inbound).serve(inbound_listener));
         for listener in outbound_listeners {
@@ -292,13 +296,14 @@ fn policy_settings(settings: &Settings) -> policy::Settings {
     let (control, inbound) = (&settings.control, &settings.inbound);
     let admin_port = settings.admin.admin_listen_addr.port();
     let ports = inbound.inbound_ports.ranges().cloned().flatten().take(EAGER_PORTS_MAX);
+    let gateway_port = (!inbound.inbound_gateway_suffixes.is_empty()).then_some(inbound.inbound_listen_addr.port());
     policy::Settings {
         workload: control.policy_workload.clone(),
         default_policy: inbound.inbound_default_policy,
         cluster_networks: control.policy_cluster_networks.0.clone(),
         opaque_ports: inbound.inbound_ports_disable_protocol_detection.clone(),
         detect_timeout: inbound.inbound_detect_timeout,
-        eager_ports: ports.chain([admin_port]).collect(),
+        eager_ports: ports.chain([admin_port]).chain(gateway_port).collect(),
         idle_timeout: inbound.inbound_discovery_idle_timeout,
         limits: limits(control),
     }

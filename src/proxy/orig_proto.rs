@@ -6,7 +6,9 @@
 //! Of a request: [`upgrade_request`] at the client's proxy, [`downgrade_request`] at the server's. Of its response: [`upgrade_response`]
 //! at the server's, [`downgrade_response`] at the client's. Requests that would switch protocols are never upgraded: [`may_upgrade`].
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 
@@ -119,11 +121,12 @@ pub fn strip_connection_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a header is never about one connection, whatever `connection` says: what says for whom a message is, where it ends, and
-/// what proxies tell each other and the app.
+/// Whether a header is never about one connection, whatever `connection` says: what says for whom a message is, where it ends, which
+/// gateways it has passed, and what proxies tell each other and the app.
 fn is_end_to_end(name: &HeaderName) -> bool {
     *name == HOST
         || *name == CONTENT_LENGTH
+        || *name == FORWARDED
         || name.as_str().starts_with("l5d-")
         || name.as_str().starts_with("hawser-")
 }
@@ -199,14 +202,14 @@ mod tests {
     #[test]
     fn nobody_has_removed_what_is_not_of_the_connection() {
         let mut headers = HeaderMap::new();
-        headers.insert(CONNECTION, HeaderValue::from_static("host, Content-Length, l5d-client-id, x-hop"));
-        for name in ["host", "content-length", "l5d-client-id", "x-hop"] {
+        headers.insert(CONNECTION, HeaderValue::from_static("host, Content-Length, Forwarded, l5d-client-id, x-hop"));
+        for name in ["host", "content-length", "forwarded", "l5d-client-id", "x-hop"] {
             headers.insert(name, HeaderValue::from_static("1"));
         }
         strip_connection_headers(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["content-length", "host", "l5d-client-id"]);
+        assert_eq!(left, ["content-length", "forwarded", "host", "l5d-client-id"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::access_log::Format;
 use crate::mesh::Identity;
 use crate::mesh::limits::duration;
+use crate::mesh::name;
 use crate::mesh::policy::DefaultPolicy;
 use crate::mesh::ports::PortSet;
 use crate::telemetry::LogFormat;
@@ -174,6 +175,15 @@ pub struct Inbound {
     /// Whether the app is told the address of each client, in the header hawser-client-ip; then nothing but HTTP reaches it
     #[arg(long, env = "HAWSER_INBOUND_TELL_CLIENT_IP", default_value_t = false, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub inbound_tell_client_ip: bool,
+    /// The names that peers may have themselves taken on to, as DNS suffixes: a multicluster gateway. Unset: none
+    #[arg(
+        long,
+        env = "LINKERD2_PROXY_INBOUND_GATEWAY_SUFFIXES",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "SUFFIX,…"
+    )]
+    pub inbound_gateway_suffixes: name::Suffixes,
     /// How long a client may leave its first bytes unfinished
     #[arg(long, env = "LINKERD2_PROXY_INBOUND_DETECT_TIMEOUT", value_parser = duration, default_value = "10s", value_name = "DURATION")]
     pub inbound_detect_timeout: Duration,
@@ -470,6 +480,7 @@ mod tests {
             "--destination-profile-networks=10.0.0.0/8,fd00::/8",
             "--inbound-ips=10.1.2.3,fd00::1",
             "--inbound-ports=8080,9090",
+            "--inbound-gateway-suffixes=svc.cluster.local.",
             "--inbound-connect-timeout=100ms",
             "--outbound-listen-addrs=127.0.0.1:4140,[::1]:4140",
             "--identity-svc-name=",
@@ -480,6 +491,7 @@ mod tests {
         assert!(settings.control.destination_profile_networks.contains("10.9.9.9".parse().unwrap()));
         assert_eq!(settings.inbound.inbound_ips.len(), 2);
         assert!(settings.inbound.inbound_ports.contains(9090));
+        assert!(settings.inbound.inbound_gateway_suffixes.contain(&"web.shop.svc.cluster.local".parse().unwrap()));
         assert_eq!(settings.outbound_listen_addrs().len(), 2);
         assert_eq!(given(&settings.identity.identity_svc_name), None);
         assert_eq!(settings.log_filter(), "warn,hawser=debug,hickory=error,[{headers}]=off");
@@ -519,6 +531,7 @@ mod tests {
         assert!(parse(&["--inbound-connect-timeout=fast"]).is_err());
         assert!(parse(&["--inbound-ports=0"]).is_err());
         assert!(parse(&["--inbound-ips="]).is_err());
+        assert!(parse(&["--inbound-gateway-suffixes=*.svc"]).is_err());
         assert!(parse(&["--inbound-default-policy=everyone"]).is_err());
     }
 }

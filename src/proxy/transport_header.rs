@@ -115,7 +115,8 @@ impl TryFrom<Wire> for Header {
 
     fn try_from(wire: Wire) -> Result<Self, Error> {
         let port = u16::try_from(wire.port).ok().filter(|port| *port != 0).ok_or(Error::Port(wire.port))?;
-        let name = wire.name.to_ascii_lowercase();
+        // Some write names as absolute ones, with a dot at the end.
+        let name = wire.name.strip_suffix('.').unwrap_or(&wire.name).to_ascii_lowercase();
         if !name.is_empty() && (name.len() > NAME_MAX || !name.split('.').all(is_label)) {
             return Err(Error::Name(name));
         }

@@ -3,6 +3,7 @@
 mod annotations;
 mod apps;
 mod destination;
+mod gateway;
 mod http1;
 mod identity;
 mod inbound;

@@ -2,7 +2,7 @@
 //!
 //! Start at [`Control::start`]; what it says is made by [`detect`] and [`opaque`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
@@ -38,13 +38,24 @@ struct Said(Arc<Mutex<Words>>);
 struct Words {
     profiles: HashMap<String, DestinationProfile>,
     profiled: HashMap<String, Vec<mpsc::Sender<Result<DestinationProfile, Status>>>>,
-    policies: HashMap<SocketAddr, OutboundPolicy>,
+    /// By address, or by authority.
+    policies: HashMap<String, OutboundPolicy>,
+    /// Of which nothing is said at all.
+    silent: HashSet<String>,
     updates: HashMap<String, Vec<Update>>,
     listeners: HashMap<String, Vec<mpsc::Sender<Result<Update, Status>>>>,
     asked: Vec<String>,
+    policies_asked: Vec<String>,
 }
 
 type Stream<T> = ReceiverStream<Result<T, Status>>;
+
+/// A stream that says nothing and stays open.
+fn mute<T: Send + 'static>() -> Stream<T> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::mem::forget(sender);
+    ReceiverStream::new(receiver)
+}
 
 /// A stream that says one thing and stays open.
 fn held<T: Send + 'static>(word: T) -> Stream<T> {
@@ -79,8 +90,10 @@ impl Destination for Said {
         let path = request.into_inner().path;
         let (sender, receiver) = mpsc::channel(100);
         let mut words = self.0.lock().unwrap();
-        let profile = words.profiles.get(&path).cloned().unwrap_or_default();
-        sender.try_send(Ok(profile)).unwrap();
+        if !words.silent.contains(&path) {
+            let profile = words.profiles.get(&path).cloned().unwrap_or_default();
+            sender.try_send(Ok(profile)).unwrap();
+        }
         words.profiled.entry(path).or_default().push(sender);
         Ok(tonic::Response::new(ReceiverStream::new(receiver)))
     }
@@ -95,11 +108,17 @@ impl OutboundPolicies for Said {
     }
 
     async fn watch(&self, request: tonic::Request<TrafficSpec>) -> Result<tonic::Response<Self::WatchStream>, Status> {
-        let Some(traffic_spec::Target::Addr(address)) = request.into_inner().target else {
-            return Err(Status::invalid_argument("no address"));
+        let target = match request.into_inner().target {
+            Some(traffic_spec::Target::Addr(address)) => SocketAddr::try_from(address).unwrap().to_string(),
+            Some(traffic_spec::Target::Authority(authority)) => authority,
+            None => return Err(Status::invalid_argument("no target")),
         };
-        let address = SocketAddr::try_from(address).unwrap();
-        let policy = self.0.lock().unwrap().policies.get(&address).cloned();
+        let mut words = self.0.lock().unwrap();
+        words.policies_asked.push(target.clone());
+        if words.silent.contains(&target) {
+            return Ok(tonic::Response::new(mute()));
+        }
+        let policy = words.policies.get(&target).cloned();
         policy.map(|policy| tonic::Response::new(held(policy))).ok_or_else(|| Status::not_found("no such service"))
     }
 }
@@ -149,7 +168,12 @@ impl Control {
     }
 
     pub(crate) fn policy(&self, target: &str, policy: OutboundPolicy) {
-        self.said.0.lock().unwrap().policies.insert(target.parse().unwrap(), policy);
+        self.said.0.lock().unwrap().policies.insert(target.into(), policy);
+    }
+
+    /// Says nothing of this target from now on, though it listens.
+    pub(crate) fn silence(&self, target: &str) {
+        self.said.0.lock().unwrap().silent.insert(target.into());
     }
 
     pub(crate) fn profile(&self, target: &str, profile: DestinationProfile) {
@@ -187,6 +211,11 @@ impl Control {
             // A listener that has gone away is none of the test's business.
             let _ = listener.try_send(Ok(update.clone()));
         }
+    }
+
+    /// The targets whose policies have been asked for.
+    pub(crate) fn policies_asked(&self) -> Vec<String> {
+        self.said.0.lock().unwrap().policies_asked.clone()
     }
 
     /// The authorities whose endpoints have been asked for.

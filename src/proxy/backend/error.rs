@@ -27,6 +27,8 @@ pub enum Error {
     Late { address: SocketAddr, late: Late },
     #[error("{capacity} requests wait for an endpoint of {authority} already")]
     QueueFull { authority: String, capacity: usize },
+    #[error("refusing to reach {address} for others: it is in this very pod")]
+    OwnPod { address: SocketAddr },
     #[error("the route has no backend")]
     NoBackend,
     #[error("the identity {required} is required, but {address} is {}", of(server))]

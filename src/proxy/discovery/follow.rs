@@ -4,7 +4,6 @@
 //!
 //! Start at [`Shared::look_up`].
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -12,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tonic::{Code, Status};
 
 use super::lookups::Lookups;
-use super::{Answer, PROFILE_PATIENCE, Shared, TargetState, lock};
+use super::{Answer, PROFILE_PATIENCE, Place, Shared, TargetState, lock};
 use crate::proxy::backend::{Backend, Spec};
 use crate::proxy::subscription::{self, Event, Limits};
 use crate::wire::destination::GetDestination;
@@ -20,13 +19,13 @@ use crate::wire::outbound::{TrafficSpec, traffic_spec};
 
 impl Shared {
     /// Follows what is said of a target, for as long as it is polled.
-    pub(super) async fn look_up(self: &Arc<Self>, address: SocketAddr, is_clustered: bool, state: &TargetState) {
+    pub(super) async fn look_up(self: &Arc<Self>, place: &Place, has_profile: bool, state: &TargetState) {
         let profile = async {
-            if !is_clustered {
+            if !has_profile {
                 return;
             }
             let question = GetDestination {
-                path: address.to_string(),
+                path: place.to_string(),
                 context_token: self.settings.context.clone(),
                 ..Default::default()
             };
@@ -35,7 +34,7 @@ impl Shared {
             let learn = |profile| self.replan(state, |lookups| lookups.profile(profile));
             let refused = self
                 .follow(
-                    &format!("the profile of {address}"),
+                    &format!("the profile of {place}"),
                     self.settings.limits,
                     &state.interrupted,
                     is_final,
@@ -43,12 +42,15 @@ impl Shared {
                     learn,
                 )
                 .await;
-            tracing::debug!(%address, status = %refused, "a target has no profile");
+            tracing::debug!(%place, status = %refused, "a target has no profile");
             self.replan(state, Lookups::no_profile);
         };
         let policy = async {
-            let target = Some(traffic_spec::Target::Addr(address.into()));
-            let question = TrafficSpec { source_workload: self.settings.workload.clone(), target };
+            let target = match place {
+                Place::Address(address) => traffic_spec::Target::Addr((*address).into()),
+                Place::Name(name) => traffic_spec::Target::Authority(name.to_string()),
+            };
+            let question = TrafficSpec { source_workload: self.settings.workload.clone(), target: Some(target) };
             let is_final = |code| {
                 matches!(code, Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::Unimplemented)
             };
@@ -56,7 +58,7 @@ impl Shared {
             let learn = |policy| self.replan(state, |lookups| lookups.policy(policy));
             let refused = self
                 .follow(
-                    &format!("the policy of {address}"),
+                    &format!("the policy of {place}"),
                     self.settings.limits,
                     &state.interrupted,
                     is_final,
@@ -67,9 +69,9 @@ impl Shared {
             self.replan(state, |lookups| lookups.no_policy(&refused));
         };
         let patience = async {
-            // Only from the policy on: without one the profile is all there is.
+            // Only from when there can be a plan without it.
             let mut plan = state.lookups_changed();
-            while !lock(&state.lookups).has_policy() {
+            while !lock(&state.lookups).can_do_without_profile() {
                 if plan.changed().await.is_err() {
                     return;
                 }

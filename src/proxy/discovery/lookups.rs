@@ -1,16 +1,15 @@
 //! What has been learnt of one target so far, and the plan that follows from it.
 //!
 //! In: what each of the two streams about a target says, in any order. Out: a [`Plan`] as soon as it is certain, none before. Policy goes
-//! before profile, unless the profile says how requests are routed; and for a target that has no policy (a pod's own address), the profile's
-//! endpoint is the plan.
-
-use std::net::SocketAddr;
+//! before profile, unless the profile says how requests are routed; and for a target that has no policy (a pod's own address, or its name),
+//! the profile's endpoint is the plan.
 
 use tonic::{Code, Status};
 
 use super::plan::{
     Distribution, HttpBackend, HttpRoutes, Plan, Protocol, RouteCounts, TcpBackend, TcpRoute, TcpRoutes, TcpRule,
 };
+use super::targets::Place;
 use super::wire::{self, Backends, Routing};
 use crate::mesh::Endpoint;
 use crate::mesh::connection::Direction;
@@ -36,7 +35,7 @@ pub(super) struct Profile {
 
 #[derive(Debug)]
 pub(super) struct Lookups {
-    address: SocketAddr,
+    place: Place,
     profile: Lookup<Profile>,
     policy: Lookup<OutboundPolicy>,
     /// Why there never will be a policy, other than that the target needs none.
@@ -45,8 +44,8 @@ pub(super) struct Lookups {
 }
 
 impl Lookups {
-    pub(super) fn new(address: SocketAddr, profile: Lookup<Profile>) -> Self {
-        Self { address, profile, policy: Lookup::Pending, refused: None, profile_is_late: false }
+    pub(super) fn new(place: Place, profile: Lookup<Profile>) -> Self {
+        Self { place, profile, policy: Lookup::Pending, refused: None, profile_is_late: false }
     }
 
     pub(super) fn profile(&mut self, said: DestinationProfile) {
@@ -56,7 +55,7 @@ impl Lookups {
         };
         let is_opaque = said.opaque_protocol;
         let endpoint = said.endpoint.clone().and_then(|endpoint| wire::endpoint(endpoint, &Default::default()));
-        let routing = Routing::of(said, self.address.port(), Direction::Outbound, before);
+        let routing = Routing::of(said, self.place.port(), Direction::Outbound, before);
         self.profile = Lookup::Told(Profile { is_opaque, endpoint, routing });
     }
 
@@ -64,7 +63,7 @@ impl Lookups {
         self.profile = Lookup::None;
     }
 
-    /// The policy has waited for the profile for long enough.
+    /// What is known has waited for the profile for long enough.
     pub(super) fn profile_is_late(&mut self) {
         self.profile_is_late = true;
     }
@@ -80,8 +79,13 @@ impl Lookups {
         }
     }
 
-    pub(super) fn has_policy(&self) -> bool {
-        matches!(self.policy, Lookup::Told(_))
+    /// Whether there may be a plan without a profile. An address without a policy may be that of a meshed pod, to which there is no plaintext
+    /// before that is known; a name without one leads to endpoints, which are told with their identities.
+    pub(super) fn can_do_without_profile(&self) -> bool {
+        match (&self.policy, &self.place) {
+            (Lookup::Told(_), _) | (Lookup::None, Place::Name(_)) => true,
+            (Lookup::Pending, _) | (Lookup::None, Place::Address(_)) => false,
+        }
     }
 
     /// What is to be done, as far as that is certain.
@@ -91,8 +95,8 @@ impl Lookups {
             return Some(Plan { protocol: Protocol::Invalid(refused.clone()), backends: Vec::new(), parent });
         }
         let profile = match (&self.policy, &self.profile) {
-            (Lookup::Pending, _) | (Lookup::None, Lookup::Pending) => return None,
-            (Lookup::Told(_), Lookup::Pending) if !self.profile_is_late => return None,
+            (Lookup::Pending, _) => return None,
+            (_, Lookup::Pending) if !(self.profile_is_late && self.can_do_without_profile()) => return None,
             (_, Lookup::Pending | Lookup::None) => None,
             (_, Lookup::Told(profile)) => Some(profile),
         };
@@ -110,10 +114,12 @@ impl Lookups {
                 let plan = wire::plan(policy, backends);
                 if is_opaque { opaque(plan) } else { plan }
             }
-            Lookup::None | Lookup::Pending => {
-                let endpoint = profile.and_then(|profile| profile.endpoint.clone());
-                wire::forward_plan(endpoint.unwrap_or_else(|| Endpoint::plain(self.address)), is_opaque, backends)
-            }
+            Lookup::None | Lookup::Pending => match (profile.and_then(|profile| profile.endpoint.clone()), &self.place)
+            {
+                (Some(endpoint), _) => wire::forward_plan(endpoint, is_opaque, backends),
+                (None, Place::Address(address)) => wire::forward_plan(Endpoint::plain(*address), is_opaque, backends),
+                (None, Place::Name(name)) => wire::balance_plan(name.to_string(), is_opaque, backends),
+            },
         };
         Some(match routing {
             Some(routing) => routing.followed(plan, backends),
@@ -149,6 +155,7 @@ fn blindly(http: HttpRoutes, parent: &Labels) -> TcpRoutes {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::Arc;
 
     use super::*;
@@ -164,7 +171,11 @@ mod tests {
     const TARGET: &str = "10.1.2.3:80";
 
     fn lookups() -> Lookups {
-        Lookups::new(TARGET.parse().unwrap(), Lookup::Pending)
+        Lookups::new(Place::Address(TARGET.parse().unwrap()), Lookup::Pending)
+    }
+
+    fn named() -> Lookups {
+        Lookups::new(Place::Name("web.shop.svc.cluster.local:80".parse().unwrap()), Lookup::Pending)
     }
 
     fn plan(lookups: &Lookups) -> Option<Plan> {
@@ -239,6 +250,19 @@ mod tests {
         lookups.no_policy(&Status::unimplemented(""));
         lookups.no_profile();
         assert_eq!(*endpoint(&plan(&lookups).unwrap()), Endpoint::plain(TARGET.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_name_without_policy_is_balanced_over_even_if_no_profile_comes() {
+        let mut lookups = named();
+        lookups.no_policy(&Status::not_found(""));
+        assert!(plan(&lookups).is_none(), "a profile may be on its way");
+        lookups.profile_is_late();
+        let balanced = plan(&lookups).unwrap();
+        assert!(matches!(&balanced.backends[0].spec, Spec::Balance { authority, .. } if authority.starts_with("web.")));
+        lookups.profile(profile(false, Some("web.shop")));
+        let forwarded = plan(&lookups).unwrap();
+        assert!(matches!(endpoint(&forwarded).server, Server::Meshed { .. }), "it is the name of one pod");
     }
 
     #[test]

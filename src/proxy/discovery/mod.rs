@@ -1,8 +1,9 @@
 //! What the control plane says of the targets that the app connects to, kept while it is used.
 //!
-//! In: the address an app connected to. Out: a [`Target`], whose [`Plan`] says which protocol, routes and backends it has, always the
-//! latest that is known. Two questions are asked about each address, at once: its profile (what a single pod is, what is
-//! opaque) and its policy (the routes of a service); and one about each authority that a policy balances over: its endpoints.
+//! In: the address an app connected to, or the name that an ingress or a client of a gateway chose. Out: a [`Target`], whose [`Plan`]
+//! says which protocol, routes and backends it has, always the latest that is known. Two questions are asked about each, at once: its
+//! profile (what a single pod is, what is opaque) and its policy (the routes of a service); and one about each authority that a policy
+//! balances over: its endpoints.
 //!
 //! When the control plane is away, what was known stays in force, and is not forgotten for lack of use either. An address nobody has told
 //! us about is then waited for, and after that:
@@ -11,13 +12,14 @@
 //!   not to send;
 //! - outside of them nobody is meshed, so it is forwarded as it is.
 //!
-//! Both are counted, in `hawser_outbound_undiscovered_total`. Start at [`Discovery::discover`].
+//! A name is of the cluster. Both are counted, in `hawser_outbound_undiscovered_total`. Start at [`Discovery::discover`].
 
 mod balancers;
 pub mod endpoints;
 mod follow;
 mod lookups;
 pub mod plan;
+mod targets;
 mod wire;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -38,14 +41,16 @@ use tonic::codegen::{Body, Bytes, StdError};
 use tonic::{Response, Status, Streaming};
 
 use self::lookups::{Lookup, Lookups};
-use self::plan::{HttpRule, Plan};
+use self::plan::Plan;
+pub use self::targets::Place;
+use self::targets::Targets;
 pub(in crate::proxy) use self::wire::{Routing, authority};
 use super::backend::{Backend, Queue, Queues};
 use super::client::Connector;
 use super::metrics::Labels;
 use super::settings::{self, Networks};
 use super::subscription::Limits;
-use crate::mesh::Endpoint;
+use crate::mesh::{Endpoint, Name};
 use crate::wire::destination::destination_client::DestinationClient;
 use crate::wire::destination::{DestinationProfile, GetDestination, Update};
 use crate::wire::outbound::outbound_policies_client::OutboundPoliciesClient;
@@ -59,7 +64,8 @@ const CLUSTER_PATIENCE: Duration = Duration::from_secs(10);
 const EXTERNAL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a policy waits for the profile beside it, which at most says that its port is opaque.
 const PROFILE_PATIENCE: Duration = Duration::from_millis(500);
-/// Names that requests of an ingress may have chosen at a time; each is a stream of the control plane.
+/// Names that requests of an ingress, or clients of a gateway, may have chosen at a time: a cluster has hundreds of services, and each is
+/// three streams of the control plane.
 const NAMES_MAX: usize = 1_000;
 /// How often it is looked what is not used any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,6 +85,7 @@ pub struct Settings {
     pub queues: Queues,
     pub limits: Limits,
     pub cluster_patience: Duration,
+    pub names_max: usize,
 }
 
 impl From<&settings::Settings> for Settings {
@@ -105,6 +112,7 @@ impl From<&settings::Settings> for Settings {
                 lifetime: control.control_stream_lifetime,
             },
             cluster_patience: CLUSTER_PATIENCE,
+            names_max: NAMES_MAX,
         }
     }
 }
@@ -117,31 +125,18 @@ struct Shared {
     settings: Settings,
     control: Control,
     connector: Arc<Connector>,
-    targets: Mutex<HashMap<SocketAddr, Known>>,
+    targets: Targets<SocketAddr>,
+    named: Targets<Name>,
     /// By authority: services with several addresses share the connections to their endpoints.
     balances: Mutex<HashMap<String, Weak<Backend>>>,
-    /// Authorities that requests have named.
-    named: Mutex<HashMap<String, Named>>,
     /// How many streams of the control plane are interrupted now.
     interrupted: Gauge,
     undiscovered: Family<Labels, Counter>,
 }
 
-/// Where requests for one authority go.
-struct Named {
-    rule: Arc<HttpRule>,
-    used_at: Instant,
-}
-
-struct Known {
-    target: Arc<Target>,
-    /// Since when nobody has held it, as noticed by the sweep.
-    idle_since: Option<Instant>,
-}
-
-/// An address the app connects to. What holds it keeps it known.
+/// Where connections and requests go. What holds it keeps it known.
 pub struct Target {
-    pub address: SocketAddr,
+    pub place: Place,
     state: Arc<TargetState>,
     /// Ends the streams about it.
     _stop: DropGuard,
@@ -168,12 +163,20 @@ pub struct Discovered {
 /// Why a target cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the control plane has not said within {patience:?} what {address} is")]
-    Undiscovered { address: SocketAddr, patience: Duration },
-    #[error("{TARGETS_MAX} targets are in use already")]
-    TooMany,
-    #[error("{0:?} is no name with a port")]
-    Name(String),
+    #[error("the control plane has not said within {patience:?} what {place} is")]
+    Undiscovered { place: Place, patience: Duration },
+    #[error("{max} targets are in use already")]
+    TooMany { max: usize },
+}
+
+impl Error {
+    /// What a request is answered that cannot go on, and under which label that is counted.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Undiscovered { .. } => (StatusCode::GATEWAY_TIMEOUT, "failfast"),
+            Self::TooMany { .. } => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
+        }
+    }
 }
 
 type Answer<T> = BoxFuture<'static, Result<Response<Streaming<T>>, Status>>;
@@ -232,13 +235,14 @@ impl Discovery {
                 undiscovered.clone(),
             );
         }
+        let named = Targets::new(settings.names_max);
         let shared = Arc::new(Shared {
             settings,
             control,
             connector,
-            targets: Mutex::default(),
+            targets: Targets::new(TARGETS_MAX),
+            named,
             balances: Mutex::default(),
-            named: Mutex::default(),
             interrupted,
             undiscovered,
         });
@@ -255,51 +259,37 @@ impl Discovery {
     /// Where it is not known in time, and may not be forwarded blindly.
     pub async fn discover(&self, address: SocketAddr) -> Result<Discovered, Error> {
         let shared = &self.0;
-        let target = shared.target(address)?;
+        let target = shared.targets.find(&address, || shared.learn(Place::Address(address)))?;
         let is_external = !shared.settings.networks.0.is_empty() && !shared.settings.networks.contains(address.ip());
         let patience = match is_external {
             true if target.state.is_untold.load(Ordering::Relaxed) => Duration::ZERO,
             true => EXTERNAL_PATIENCE.min(shared.settings.cluster_patience),
             false => shared.settings.cluster_patience,
         };
-        let mut plan = target.state.plan.subscribe();
-        let told = tokio::time::timeout(patience, plan.wait_for(Option::is_some)).await;
-        let told = told.ok().and_then(Result::ok).and_then(|plan| plan.clone());
-        if let Some(first) = told {
+        if let Some(first) = target.told(patience).await {
             return Ok(Discovered { target, fallback: None, first });
         }
-        target.state.is_untold.store(true, Ordering::Relaxed);
-        let action = if is_external { "forwarded" } else { "refused" };
-        shared.undiscovered.get_or_create(&Labels::new([("action", action)])).inc();
         if !is_external {
-            return Err(Error::Undiscovered { address, patience });
+            return Err(shared.refused(&target, patience));
         }
+        shared.undiscovered("forwarded");
         let plain = wire::forward_plan(Endpoint::plain(address), false, &mut |spec| shared.backend(spec, &[]));
         let plain = Arc::new(plain);
         Ok(Discovered { target, fallback: Some(plain.clone()), first: plain })
     }
-}
 
-impl Discovery {
-    /// What is done with requests that name their service themselves, as `NAME` or `NAME:PORT`: they are balanced over its endpoints.
+    /// Finds out what is called `name`, and what is to be done with connections and requests for it.
     ///
     /// # Errors
-    /// Where it is no name, or too many have been named.
-    pub fn named(&self, name: &str) -> Result<Arc<HttpRule>, Error> {
-        let authority = authority(name, Some(80)).ok_or_else(|| Error::Name(name.into()))?;
-        let now = Instant::now();
-        let mut named = lock(&self.0.named);
-        if let Some(known) = named.get_mut(&authority) {
-            known.used_at = now;
-            return Ok(known.rule.clone());
+    /// Where it is not known in time, or too many are named.
+    pub async fn discover_name(&self, name: &Name) -> Result<Discovered, Error> {
+        let shared = &self.0;
+        let target = shared.named.find(name, || shared.learn(Place::Name(name.clone())))?;
+        let patience = shared.settings.cluster_patience;
+        match target.told(patience).await {
+            Some(first) => Ok(Discovered { target, fallback: None, first }),
+            None => Err(shared.refused(&target, patience)),
         }
-        if named.len() >= NAMES_MAX {
-            return Err(Error::TooMany);
-        }
-        let rule = wire::named_rule(authority.clone(), &mut |spec| self.0.backend(spec, &[]));
-        let rule = Arc::new(rule);
-        named.insert(authority, Named { rule: rule.clone(), used_at: now });
-        Ok(rule)
     }
 }
 
@@ -312,38 +302,39 @@ impl Discovered {
 }
 
 impl Shared {
-    fn target(self: &Arc<Self>, address: SocketAddr) -> Result<Arc<Target>, Error> {
-        let mut targets = lock(&self.targets);
-        if let Some(known) = targets.get_mut(&address) {
-            known.idle_since = None;
-            return Ok(known.target.clone());
-        }
-        if targets.len() >= TARGETS_MAX {
-            let idle = targets.iter().filter(|(_, known)| Arc::strong_count(&known.target) == 1);
-            let longest = idle.min_by_key(|(_, known)| known.idle_since.map_or((1, None), |since| (0, Some(since))));
-            let address = longest.map(|(address, _)| *address).ok_or(Error::TooMany)?;
-            targets.remove(&address);
-        }
-        let is_clustered = self.settings.networks.contains(address.ip());
-        let profile = if is_clustered { Lookup::Pending } else { Lookup::None };
+    /// A target of which nothing is known yet, and is learnt from now on.
+    fn learn(self: &Arc<Self>, place: Place) -> Arc<Target> {
+        let has_profile = match &place {
+            Place::Address(address) => self.settings.networks.contains(address.ip()),
+            Place::Name(_) => true,
+        };
+        let profile = if has_profile { Lookup::Pending } else { Lookup::None };
         let state = Arc::new(TargetState {
             plan: watch::Sender::new(None),
-            lookups: Mutex::new(Lookups::new(address, profile)),
+            lookups: Mutex::new(Lookups::new(place.clone(), profile)),
             is_untold: AtomicBool::new(false),
             interrupted: AtomicUsize::new(0),
         });
         let stop = CancellationToken::new();
-        let (shared, looked_up, stopped) = (self.clone(), state.clone(), stop.clone());
+        let (shared, looked_up, stopped, of) = (self.clone(), state.clone(), stop.clone(), place.clone());
         self.connector.drain.spawn(async move {
             tokio::select! {
-                () = shared.look_up(address, is_clustered, &looked_up) => {}
+                () = shared.look_up(&of, has_profile, &looked_up) => {}
                 () = stopped.cancelled() => {}
                 () = shared.connector.drain.started() => {}
             }
         });
-        let target = Arc::new(Target { address, state, _stop: stop.drop_guard() });
-        targets.insert(address, Known { target: target.clone(), idle_since: None });
-        Ok(target)
+        Arc::new(Target { place, state, _stop: stop.drop_guard() })
+    }
+
+    /// Why a target that may be meshed is not reached.
+    fn refused(&self, target: &Target, patience: Duration) -> Error {
+        self.undiscovered("refused");
+        Error::Undiscovered { place: target.place.clone(), patience }
+    }
+
+    fn undiscovered(&self, action: &'static str) {
+        self.undiscovered.get_or_create(&Labels::new([("action", action)])).inc();
     }
 
     /// Forgets what nobody uses any more, until the drain starts; then everything, so that connections end with their last request.
@@ -355,35 +346,24 @@ impl Shared {
                 _ = interval.tick() => {}
                 () = self.connector.drain.started() => break,
             }
-            let now = Instant::now();
-            let mut forgotten = Vec::new();
-            lock(&self.targets).retain(|_, known| {
-                // With the control plane away, what is forgotten could not be learnt again.
-                let mut interrupted = known.target.state.interrupted.load(Ordering::Relaxed);
-                if let Some(plan) = &*known.target.state.plan.borrow() {
-                    for backend in &plan.backends {
-                        backend.sweep();
-                        interrupted += backend.interrupted.load(Ordering::Relaxed);
-                    }
-                }
-                if Arc::strong_count(&known.target) > 1 {
-                    known.idle_since = None;
-                    return true;
-                }
-                let idle_since = *known.idle_since.get_or_insert(now);
-                let is_forgotten = interrupted == 0 && now.duration_since(idle_since) >= self.settings.idle_timeout;
-                if is_forgotten {
-                    forgotten.push(known.target.clone());
-                }
-                !is_forgotten
-            });
-            lock(&self.named).retain(|_, named| {
-                Arc::strong_count(&named.rule) > 1 || now.duration_since(named.used_at) < self.settings.idle_timeout
-            });
+            let (now, idle_timeout) = (Instant::now(), self.settings.idle_timeout);
+            self.targets.sweep(now, idle_timeout);
+            self.named.sweep(now, idle_timeout);
             lock(&self.balances).retain(|_, backend| backend.strong_count() > 0);
         }
-        lock(&self.targets).clear();
-        lock(&self.named).clear();
+        self.targets.clear();
+        self.named.clear();
+    }
+}
+
+impl Target {
+    /// Waits for the first plan; none where it does not come in time.
+    async fn told(&self, patience: Duration) -> Option<Arc<Plan>> {
+        let mut plan = self.state.plan.subscribe();
+        let told = tokio::time::timeout(patience, plan.wait_for(Option::is_some)).await;
+        let told = told.ok().and_then(Result::ok).and_then(|plan| plan.clone());
+        self.state.is_untold.fetch_or(told.is_none(), Ordering::Relaxed);
+        told
     }
 }
 
@@ -396,7 +376,7 @@ impl TargetState {
 
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Target").field(&self.address).finish()
+        f.debug_tuple("Target").field(&self.place).finish()
     }
 }
 

@@ -55,7 +55,16 @@ pub(super) fn plan(policy: OutboundPolicy, backends: &mut Backends<'_>) -> Plan 
 
 /// The plan of a target that has no policy: everything goes to one endpoint.
 pub(super) fn forward_plan(endpoint: Endpoint, is_opaque: bool, backends: &mut Backends<'_>) -> Plan {
-    let backend = backends(Spec::Forward(Box::new(endpoint)));
+    plan_of(backends(Spec::Forward(Box::new(endpoint))), is_opaque)
+}
+
+/// The plan of a name that has no policy: everything is balanced over its endpoints.
+pub(super) fn balance_plan(authority: String, is_opaque: bool, backends: &mut Backends<'_>) -> Plan {
+    plan_of(backends(Spec::Balance { authority, ewma: Ewma::default(), accrual: None }), is_opaque)
+}
+
+/// The plan by which everything goes to one backend.
+fn plan_of(backend: Arc<Backend>, is_opaque: bool) -> Plan {
     let parent = Labels::service("parent", None);
     let route = route_labels(&parent, None);
     let http =
@@ -73,12 +82,6 @@ pub(super) fn forward_plan(endpoint: Endpoint, is_opaque: bool, backends: &mut B
 /// The labels of a route, as seen from its parent.
 fn route_labels(parent: &Labels, route: Option<&meta::Metadata>) -> Labels {
     parent.and(&Labels::resource("route", route))
-}
-
-/// The rule of requests that name a service themselves.
-pub(super) fn named_rule(authority: String, backends: &mut Backends<'_>) -> HttpRule {
-    let route = route_labels(&Labels::service("parent", None), None);
-    only_rule(&route, backends(Spec::Balance { authority, ewma: Ewma::default(), accrual: None }))
 }
 
 /// Everything goes to one backend.

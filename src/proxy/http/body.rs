@@ -116,6 +116,8 @@ enum Source {
     /// Of which the beginning has been read already.
     Peeked(Box<Beginning>, Incoming),
     Recorded(Recorded),
+    /// A response's, with its own ends and clock.
+    Returned(Box<Body>),
 }
 
 /// What is due when a response ends.
@@ -158,6 +160,11 @@ impl Body {
         Self::observed(Source::Peeked(beginning, rest), ends)
     }
 
+    /// A response's that was carried here already, by a gateway's way out.
+    pub fn returned(body: Self, ends: Ends) -> Self {
+        Self::observed(Source::Returned(Box::new(body)), ends)
+    }
+
     fn observed(source: Source, ends: Ends) -> Self {
         let mut body = Self { source, ends: Some(Box::new(ends)), clock: None };
         if http_body::Body::is_end_stream(&body) {
@@ -186,7 +193,7 @@ impl Body {
     pub(super) fn into_incoming(mut self) -> Option<Incoming> {
         match std::mem::take(&mut self.source) {
             Source::Incoming(incoming) => Some(incoming),
-            Source::None | Source::Peeked(..) | Source::Recorded(_) => None,
+            Source::None | Source::Peeked(..) | Source::Recorded(_) | Source::Returned(_) => None,
         }
     }
 
@@ -230,14 +237,15 @@ impl http_body::Body for Body {
         let this = &mut *self;
         let frame = match &mut this.source {
             Source::None => return Poll::Ready(None),
-            Source::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Source::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Broken::from),
             Source::Peeked(beginning, rest) => match beginning.next() {
-                Some(frame) => Poll::Ready(Some(frame)),
-                None => Pin::new(rest).poll_frame(cx),
+                Some(frame) => Poll::Ready(Some(frame.map_err(Broken::from))),
+                None => Pin::new(rest).poll_frame(cx).map_err(Broken::from),
             },
+            Source::Returned(body) => Pin::new(body.as_mut()).poll_frame(cx),
             // A request's: nobody waits for its end.
             Source::Recorded(recorded) => {
-                return Pin::new(recorded).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Broken::from)));
+                return Pin::new(recorded).poll_frame(cx).map_err(Broken::from);
             }
         };
         let frame = match (frame, &mut this.clock) {
@@ -245,7 +253,7 @@ impl http_body::Body for Body {
                 if let Some(clock) = clock {
                     clock.restart();
                 }
-                frame.map(|frame| frame.map_err(Broken::from))
+                frame
             }
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(clock)) => {
@@ -280,6 +288,7 @@ impl http_body::Body for Body {
             Source::Incoming(incoming) => incoming.is_end_stream(),
             Source::Peeked(beginning, rest) => beginning.is_over() && rest.is_end_stream(),
             Source::Recorded(recorded) => recorded.is_end_stream(),
+            Source::Returned(body) => body.is_end_stream(),
         }
     }
 
@@ -289,6 +298,7 @@ impl http_body::Body for Body {
             Source::Incoming(incoming) => incoming.size_hint(),
             Source::Peeked(beginning, rest) => beginning.size_hint(rest),
             Source::Recorded(recorded) => recorded.size_hint(),
+            Source::Returned(body) => body.size_hint(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Puts connections on record and carries them to the app: request by request, or blindly after one permit.
+//! Puts connections on record and carries them to the app, or on through a gateway: request by request, or blindly after one permit.
 //!
 //! Start at [`Inbound::forward`].
 
@@ -9,17 +9,24 @@ use tokio::sync::watch;
 
 use super::{Arrival, Error, Inbound, Tried};
 use crate::mesh::Protocol;
-use crate::mesh::connection::Direction;
+use crate::mesh::connection::{Direction, Security};
 use crate::mesh::policy::{Client, ServerPolicy};
 use crate::net::counted::Counted;
 use crate::net::prefixed::Prefixed;
 use crate::net::stream::Stream;
 use crate::proxy::connections::Opened;
+use crate::proxy::gateway::Onward;
 use crate::proxy::http::{self, Dialled, Open, Session};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::profiles::Lately;
-use crate::proxy::tcp;
 use crate::proxy::tls::end;
+use crate::proxy::{outbound, tcp};
+
+/// Where blind bytes go.
+pub(super) enum Way {
+    App(Prefixed<Dialled>),
+    Onward(Box<Onward>, outbound::Way),
+}
 
 /// The policy that let blind bytes through, and its labels.
 pub(super) struct Permitted {
@@ -42,6 +49,7 @@ impl Inbound {
         }
         let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
+        let onward = self.onward(&arrival, Some(&open));
         let dialled = dialled.and_then(Result::ok).map(|app| Box::new(app) as Box<dyn Stream>);
         let mut http = self.http.clone();
         if arrival.ends_at.is_some() {
@@ -52,6 +60,7 @@ impl Inbound {
             http,
             client: arrival.client(),
             target: arrival.target,
+            onward,
             policy,
             labels: arrival.labels(),
             open: Some(open),
@@ -71,11 +80,31 @@ impl Inbound {
         dialled: Tried,
     ) -> Result<(), Error> {
         let permitted = self.permit_bytes(&arrival, &mut policy)?;
-        let app = match dialled {
-            Some(dialled) => dialled?,
-            None => self.http.apps.connect(arrival.target).await?.into(),
+        let way = self.way(&arrival, dialled).await?;
+        self.carry_bytes(&arrival, policy, &permitted, stream, way).await
+    }
+
+    /// Connects to where bytes go that are permitted.
+    pub(super) async fn way(&self, arrival: &Arrival, dialled: Tried) -> Result<Way, Error> {
+        Ok(match (self.onward(arrival, None), dialled) {
+            (Some(onward), _) => {
+                let way = Box::pin(onward.open()).await?;
+                Way::Onward(Box::new(onward), way)
+            }
+            (None, Some(dialled)) => Way::App(dialled?),
+            (None, None) => Way::App(self.http.apps.connect(arrival.target).await?.into()),
+        })
+    }
+
+    /// Where a client of a gateway wants to be taken.
+    fn onward(&self, arrival: &Arrival, open: Option<&Arc<Open>>) -> Option<Onward> {
+        let (name, gateway) = (arrival.name.clone()?, self.gateway.as_ref()?);
+        let client = match &arrival.security {
+            Security::Mutual(tls) => tls.client_identity.as_ref(),
+            _ => None,
         };
-        self.carry_bytes(&arrival, policy, &permitted, stream, app).await
+        // Whoever has proven who they are has done so to a proxy with a certificate.
+        Some(gateway.onward(name, self.tls.identity()?, client, open.cloned()))
     }
 
     /// Whether the client may exchange blind bytes with the app.
@@ -108,15 +137,24 @@ impl Inbound {
         mut policy: watch::Receiver<Arc<ServerPolicy>>,
         permitted: &Permitted,
         stream: impl Stream,
-        app: Prefixed<Dialled>,
+        way: Way,
     ) -> Result<(), Error> {
         let client = arrival.client();
         let open = self.open(arrival, &permitted.in_force, Protocol::Opaque);
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
-        tokio::select! {
-            carried = tcp::carry(stream, app, &self.http.drain) => {
-                Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
+        let carried = async {
+            match way {
+                Way::App(app) => tcp::carry(stream, app, &self.http.drain)
+                    .await
+                    .inspect_err(|error| open.transport.failed(error.io()))
+                    .map_err(Error::Carry),
+                Way::Onward(onward, way) => {
+                    onward.carry(way, stream).await.map_err(|error| Error::Gateway(error.into()))
+                }
             }
+        };
+        tokio::select! {
+            carried = carried => carried,
             () = end(arrival.ends_at) => Err(Error::CertificateEnded),
             () = revoked(&mut policy, &client) => {
                 self.http.metrics.count(Event::InboundTcpTerminated, &permitted.labels);
@@ -126,13 +164,13 @@ impl Inbound {
     }
 
     fn open(&self, arrival: &Arrival, policy: &ServerPolicy, protocol: Protocol) -> Open {
-        let Arrival { client, server, target, security, ends_at: _ } = arrival.clone();
+        let Arrival { client, server, target, name, security, ends_at: _ } = arrival.clone();
         let entry = self.connections.open(Opened {
             direction: Direction::Inbound,
             client,
             server,
             target,
-            authority: None,
+            authority: name.map(|name| name.to_string()),
             protocol,
             security,
             labels: Default::default(),

@@ -1,7 +1,7 @@
 //! Peers that come to the inbound port itself: they must prove who they are, and say what for.
 //!
-//! In: a connection whose target is this very proxy. Out: one to a port of the app, or opaque streams one after another, each with a
-//! transport header of its own and authorized anew.
+//! In: a connection whose target is this very proxy. Out: one to a port of the app, or to what it names where this is a gateway; or opaque
+//! streams one after another, each with a transport header of its own and authorized anew.
 //!
 //! Start at [`Inbound::direct`].
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::{Arrival, Error, Inbound};
-use crate::mesh::Protocol;
 use crate::mesh::connection::Security;
+use crate::mesh::{Name, Protocol};
 use crate::net::fair;
 use crate::net::prefixed::Prefixed;
 use crate::proxy::detect::{Patience, detect_client};
@@ -45,7 +45,8 @@ impl Inbound {
         drop(newcomer);
         let protocol = header.protocol;
         let ends_at = self.tls.ends_at(&terms);
-        let arrival = self.meant(header, Arrival { client, server, target: server, security, ends_at })?;
+        let arrival = Arrival { client, server, target: server, name: None, security, ends_at };
+        let arrival = self.meant(header, arrival)?;
         if streams && protocol == Protocol::Opaque {
             return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
         }
@@ -87,16 +88,21 @@ impl Inbound {
         ]);
         self.http.metrics.count(Event::InboundTransportHeaders, &labels);
         if let Some(name) = header.name {
-            return Err(Error::Gateway(name));
+            // Policy of the gateway's own port says who may come in.
+            let target = SocketAddr::new(arrival.server.ip(), self.options.port);
+            return match (Name::new(&name, header.port), &self.gateway) {
+                (Ok(name), Some(_)) => Ok(Arrival { target, name: Some(name), ..arrival }),
+                _ => Err(Error::NoGateway(name)),
+            };
         }
         let target = SocketAddr::new(arrival.server.ip(), header.port);
         if header.port == self.options.port {
             return Err(Error::Loop(target));
         }
-        Ok(Arrival { target, ..arrival })
+        Ok(Arrival { target, name: None, ..arrival })
     }
 
-    /// Carries one opaque stream after another. Each is authorized, and accepted once the app is there.
+    /// Carries one opaque stream after another. Each is authorized, and accepted once its server is there.
     async fn forward_streams(
         &self,
         first: Arrival,
@@ -107,11 +113,11 @@ impl Inbound {
         loop {
             let mut policy = self.policies.port(arrival.target.port());
             let permitted = self.permit_bytes(&arrival, &mut policy)?;
-            let app = self.http.apps.connect(arrival.target).await?.into();
+            let way = self.way(&arrival, None).await?;
             let accepted =
                 if is_first { Ok(Framed::first(connection, &[])) } else { Framed::accepted(connection).await };
             let mut stream = accepted.map_err(Error::Stream)?;
-            self.carry_bytes(&arrival, policy, &permitted, &mut stream, app).await?;
+            self.carry_bytes(&arrival, policy, &permitted, &mut stream, way).await?;
             let Some(ended) = stream.into_connection() else { return Ok(()) };
             (connection, is_first) = (ended, false);
             let header = tokio::select! {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::mesh::policy::Denied;
 use crate::proxy::http::AppError;
-use crate::proxy::{detect, tcp, tls, transport_header};
+use crate::proxy::{detect, gateway, tcp, tls, transport_header};
 
 /// Why a connection was not carried to its end.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +23,8 @@ pub enum Error {
     Denied(#[from] Denied),
     #[error(transparent)]
     Detect(#[from] detect::Error),
-    #[error("refusing to be a gateway to {0}")]
-    Gateway(String),
+    #[error(transparent)]
+    Gateway(#[from] gateway::Error),
     #[error(transparent)]
     Header(#[from] transport_header::Error),
     #[error("the transport header took more than {0:?}")]
@@ -33,6 +33,8 @@ pub enum Error {
     Http(#[source] hyper::Error),
     #[error("refusing to connect to {0}: it is this very proxy")]
     Loop(SocketAddr),
+    #[error("refusing to be a gateway to {0}")]
+    NoGateway(String),
     #[error("what comes to the inbound port itself must be mesh TLS for this pod")]
     NotMesh,
     #[error("HTTP came as another stream of a connection")]
@@ -65,7 +67,8 @@ impl Error {
             Self::App(_) | Self::Carry(_) | Self::Detect(_) | Self::Http(_) => "i/o",
             Self::CertificateEnded => "certificate ended",
             Self::Crowded => "loadshed",
-            Self::Gateway(_) => "gateway domain invalid",
+            Self::Gateway(error) => error.label(),
+            Self::NoGateway(_) => "gateway domain invalid",
             _ => "unexpected",
         }
     }

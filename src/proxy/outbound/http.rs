@@ -1,12 +1,13 @@
-//! Carries the app's HTTP: each request goes its own way.
+//! Carries the app's HTTP, and that of a gateway's clients: each request goes its own way.
 //!
-//! In: a stream known to speak HTTP/1 or HTTP/2, and the target it was opened to. Out: requests at endpoints, responses at the app.
+//! In: a stream known to speak HTTP/1 or HTTP/2, and the target it was opened to; or single requests, and what their client named. Out:
+//! requests at endpoints, responses at the client.
 //!
 //! ```text
 //!   request ─> route ─> filters ─> backend, by weight ─> endpoint, by load ─> response ─> outcome
 //! ```
 //!
-//! Start at [`serve`].
+//! Start at [`serve`], or at [`Requests::answer`].
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,16 +23,17 @@ use rand::RngExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Outbound, http_routes, limits};
-use crate::mesh::Protocol;
+use crate::mesh::name::InvalidName;
 use crate::mesh::policy::HeaderModifier;
+use crate::mesh::{Name, Protocol};
 use crate::net::stream::Stream;
-use crate::proxy::backend::{self, Answer, Retried, Wish};
+use crate::proxy::backend::{self, Answer, Reach, Retried, Wish};
 use crate::proxy::client;
 use crate::proxy::client::http::Upgraded;
-use crate::proxy::discovery::Discovered;
 use crate::proxy::discovery::plan::{self, Failure, HttpFilter, HttpRule};
+use crate::proxy::discovery::{self, Discovered};
 use crate::proxy::http::headers;
-use crate::proxy::http::{Body, Ends, Kept, Late, UNSERVED, cause, grpc_status, reset, server};
+use crate::proxy::http::{Body, Ends, Kept, Late, Open, UNSERVED, cause, grpc_status, reset, server};
 use crate::proxy::metrics::{Counted, Event, Labels, Outcome, Started};
 use crate::proxy::orig_proto;
 use crate::proxy::respond::{self, Asked, DST_CANONICAL, PROXY_CONNECTION, PROXY_ERROR, Refusal};
@@ -43,11 +45,19 @@ use crate::telemetry::error_chain;
 const REQUIRE_ID: HeaderName = HeaderName::from_static("l5d-require-id");
 /// From an ingress: the service it wants.
 const DST_OVERRIDE: HeaderName = HeaderName::from_static("l5d-dst-override");
+
 /// What is the same for all requests of a connection.
-struct Session {
+pub struct Requests {
     outbound: Arc<Outbound>,
     discovered: Discovered,
-    protocol: Protocol,
+    origin: Origin,
+}
+
+/// Whose requests they are.
+enum Origin {
+    App,
+    /// A gateway's client's, whose connection stays on record for as long as what it has become.
+    Client(Option<Arc<Open>>),
 }
 
 /// What counts a request until somebody is told how it ends: its route, by the policy and by the profile.
@@ -63,8 +73,10 @@ enum Failed {
     Backend(#[from] backend::Error),
     #[error("the policy of the target cannot be followed: {0}")]
     InvalidPolicy(String),
-    #[error("cannot go where `l5d-dst-override` says: {0}")]
-    Named(String),
+    #[error("cannot go where `l5d-dst-override` says")]
+    Named(#[from] InvalidName),
+    #[error("cannot discover the target")]
+    Discovery(#[from] discovery::Error),
     #[error("no route of the target's policy matches the request")]
     NoRoute,
     #[error("it took too long ({0})")]
@@ -91,17 +103,25 @@ pub(super) async fn serve(
 ) -> Result<(), hyper::Error> {
     let (drain, keep_alive) = (outbound.drain.clone(), outbound.options.keep_alive);
     let head_timeout = outbound.options.detect_timeout;
-    let session = Arc::new(Session { outbound, discovered, protocol });
+    let requests = Arc::new(Requests { outbound, discovered, origin: Origin::App });
     let mut http1 = http1::Builder::new();
     // Some clients close their half after the last request, and still want its response.
     http1.half_close(true);
-    let answer = move |request| session.clone().answer(request);
+    let answer = move |request| requests.clone().answer(request);
     server::carry(stream, protocol, &mut http1, keep_alive, head_timeout, drain, answer).await
 }
 
-impl Session {
-    /// Answers one request. The error is a stream that the server reset, which hyper passes on as a reset.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+impl Requests {
+    /// The requests of a gateway's client, whose connection is on record at `open`, to what it named.
+    pub fn of_client(outbound: Arc<Outbound>, discovered: Discovered, open: Option<Arc<Open>>) -> Self {
+        Self { outbound, discovered, origin: Origin::Client(open) }
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// Where the server reset a stream, which hyper passes on as a reset.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
         let asked = Asked::of(&request);
         let is_native = request.version() == Version::HTTP_2;
         match self.forward(request, asked).await {
@@ -115,12 +135,11 @@ impl Session {
 
     async fn forward(&self, mut request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
         let place = self.outbound.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
-        let plan = self.discovered.plan();
-        let named = self.named(&mut request)?;
-        let rule = match &named {
-            Some(rule) => rule,
-            None => self.rule(&plan, &request)?,
+        let plan = match self.named(&mut request).await? {
+            Some(named) => named.plan(),
+            None => self.discovered.plan(),
         };
+        let rule = rule(&plan, &request)?;
         let metrics = &self.outbound.metrics;
         let profiled = rule.profile.as_ref().map(|route| route.requests.start(metrics));
         let mut counted = Counting { by_policy: Some(rule.measured.start(metrics)), by_profile: profiled };
@@ -163,7 +182,11 @@ impl Session {
         let limits = limits::of(rule, request.headers_mut());
         let sent = picked.measured.start(&self.outbound.metrics);
         let mut retried = Retried::of(profile, &self.outbound.metrics);
-        let wish = Wish { required, limits: &limits };
+        let reach = match self.origin {
+            Origin::App => Reach::Any,
+            Origin::Client(_) => Reach::OtherPods,
+        };
+        let wish = Wish { required, limits: &limits, reach };
         let answered = {
             let mut sending = pin!(picked.backend.send(request.map(Body::from), wish, &mut retried));
             match limits.timeouts.request {
@@ -210,21 +233,15 @@ impl Session {
     }
 
     /// Where an ingress wants the request to go, if it says so. Its own idea of addresses is not the mesh's.
-    fn named(&self, request: &mut Request<Incoming>) -> Result<Option<Arc<HttpRule>>, Failed> {
-        // No other app has a say in it.
+    async fn named(&self, request: &mut Request<Incoming>) -> Result<Option<Discovered>, Failed> {
+        // No other app has a say in it, and no client of a gateway.
         let Some(name) = headers::take(request.headers_mut(), &DST_OVERRIDE) else { return Ok(None) };
-        if !self.outbound.options.is_ingress {
+        if !self.outbound.options.is_ingress || !matches!(self.origin, Origin::App) {
             return Ok(None);
         }
-        let named = self.outbound.discovery.named(name.to_str().unwrap_or_default());
-        named.map(Some).map_err(|error| Failed::Named(error.to_string()))
-    }
-
-    fn rule<'a>(&self, plan: &'a plan::Plan, request: &Request<Incoming>) -> Result<&'a HttpRule, Failed> {
-        if let plan::Protocol::Invalid(reason) = &plan.protocol {
-            return Err(Failed::InvalidPolicy(reason.clone()));
-        }
-        http_routes(plan, self.protocol).and_then(|routes| routes.find(request)).ok_or(Failed::NoRoute)
+        let name: Name = name.to_str().unwrap_or_default().parse()?;
+        // Few requests wait for it, and all have a place for it.
+        Ok(Some(Box::pin(self.outbound.discovery.discover_name(&name)).await?))
     }
 
     /// Goes on with what the two ends have switched to.
@@ -233,10 +250,14 @@ impl Session {
         let server = hyper::upgrade::on(&mut response);
         let open = response.extensions_mut().remove::<Upgraded>();
         let drain = self.outbound.drain.clone();
+        let clients = match &self.origin {
+            Origin::App => None,
+            Origin::Client(open) => open.clone(),
+        };
         self.outbound.drain.spawn(async move {
             // A switched connection counts as load, and is on record, until it ends.
             let ends_at = open.as_ref().and_then(|open| open.ends_at);
-            let (_pick, _open, _place) = (pick, open, place);
+            let (_pick, _open, _clients, _place) = (pick, open, clients, place);
             let (app, server) = match tokio::try_join!(app, server) {
                 Ok(switched) => switched,
                 Err(error) => return tracing::debug!(%error, "a connection did not switch protocols"),
@@ -265,16 +286,18 @@ impl Session {
         let outbound = &self.outbound;
         let (status, label) = failed.status();
         if !label.is_empty() {
-            let target = Labels::target(self.discovered.target.address);
-            outbound.metrics.count(Event::OutboundHttpErrors, &Labels::new([("error", label)]).and(&target));
-            let (target, error) = (self.discovered.target.address, error_chain(failed));
+            let (target, error) = (&self.discovered.target.place, error_chain(failed));
+            let labels = Labels::new([("error", label)]).and(&target.labels());
+            outbound.metrics.count(Event::OutboundHttpErrors, &labels);
             match outbound.failures.is_due(Instant::now()) {
                 Some(others) => tracing::info!(%target, error, others, "a request failed"),
                 None => tracing::debug!(%target, error, "a request failed"),
             }
         }
-        let is_ours =
-            matches!(failed, Failed::Backend(_) | Failed::InFlight | Failed::InvalidPolicy(_) | Failed::Late(_));
+        let is_ours = matches!(
+            failed,
+            Failed::Backend(_) | Failed::Discovery(_) | Failed::InFlight | Failed::InvalidPolicy(_) | Failed::Late(_)
+        );
         let reason = outbound.options.tells_why.then(|| error_chain(failed));
         let mut response: Response<Body> = respond::refuse(asked, &Refusal { status, reason, closes: is_ours });
         let headers = response.headers_mut();
@@ -333,6 +356,7 @@ impl Failed {
             Self::Backend(error) => of_backend(error),
             Self::InvalidPolicy(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unexpected"),
             Self::Named(_) => (StatusCode::BAD_REQUEST, "unexpected"),
+            Self::Discovery(error) => error.status(),
             Self::NoRoute => (StatusCode::NOT_FOUND, "unexpected"),
             Self::InFlight => (StatusCode::SERVICE_UNAVAILABLE, "loadshed"),
             Self::Late(_) => (StatusCode::GATEWAY_TIMEOUT, "response timeout"),
@@ -360,6 +384,15 @@ impl Failed {
     }
 }
 
+/// The rule of a request, by the protocol that it came in.
+fn rule<'a>(plan: &'a plan::Plan, request: &Request<Incoming>) -> Result<&'a HttpRule, Failed> {
+    if let plan::Protocol::Invalid(reason) = &plan.protocol {
+        return Err(Failed::InvalidPolicy(reason.clone()));
+    }
+    let protocol = if request.version() == Version::HTTP_2 { Protocol::Http2 } else { Protocol::Http1 };
+    http_routes(plan, protocol).and_then(|routes| routes.find(request)).ok_or(Failed::NoRoute)
+}
+
 fn of_backend(error: &backend::Error) -> (StatusCode, &'static str) {
     match error {
         backend::Error::NoEndpoint { .. } => (StatusCode::GATEWAY_TIMEOUT, "failfast"),
@@ -371,7 +404,9 @@ fn of_backend(error: &backend::Error) -> (StatusCode, &'static str) {
             _ => (StatusCode::BAD_GATEWAY, "i/o"),
         },
         backend::Error::Lost { .. } => (StatusCode::BAD_GATEWAY, "i/o"),
-        backend::Error::NoBackend | backend::Error::Unresolvable { .. } => (StatusCode::BAD_GATEWAY, "unexpected"),
+        backend::Error::OwnPod { .. } | backend::Error::NoBackend | backend::Error::Unresolvable { .. } => {
+            (StatusCode::BAD_GATEWAY, "unexpected")
+        }
     }
 }
 

@@ -19,6 +19,7 @@
 mod http;
 mod hush;
 mod limits;
+mod onward;
 
 use std::collections::HashMap;
 use std::io;
@@ -27,13 +28,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use http::Requests;
+pub use onward::Way;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::hush::Hush;
-use super::backend::{self, Opened};
+use super::backend::{self, Opened, Reach};
 use super::client::Connection;
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
 use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, RouteCounts, TcpRoutes};
@@ -48,6 +51,7 @@ use crate::net::drain::Drain;
 use crate::net::prefixed::Prefixed;
 use crate::net::seldom::Seldom;
 use crate::net::serve;
+use crate::net::stream::Stream;
 use crate::telemetry::error_chain;
 
 /// Connections of the app at a time; past that the kernel's backlog holds them.
@@ -226,7 +230,7 @@ impl Outbound {
         let dial = async {
             tokio::time::sleep(silence).await;
             // A server that closes without a word says nothing about the client, who may yet speak HTTP.
-            Ok(Hush::new(open(routes, None).await?, self.options.detect_timeout))
+            Ok(Hush::new(open(routes, None, Reach::Any).await?, self.options.detect_timeout))
         };
         let patience = Patience { unfinished: self.options.detect_timeout, silent: None };
         let detected = Box::pin(detect(client.stream, dial, patience)).await;
@@ -249,7 +253,7 @@ impl Outbound {
                 }
                 let client = Prefixed::new(heard, stream);
                 match hush.into_inner() {
-                    Some(opened) => Box::pin(self.splice(client, said, opened)).await,
+                    Some(opened) => Box::pin(self.splice_app(client, said, opened)).await,
                     // The server hung up on a silent client. This one has something to say, to a new connection.
                     None => Box::pin(self.carry_prefixed(client, routes, None)).await,
                 }
@@ -281,21 +285,34 @@ impl Outbound {
         routes: &TcpRoutes,
         sni: Option<&str>,
     ) -> Result<(), Error> {
-        match open(routes, sni).await {
-            Ok(opened) => Box::pin(self.splice(client, Bytes::new(), opened)).await,
+        match open(routes, sni, Reach::Any).await {
+            Ok(opened) => Box::pin(self.splice_app(client, Bytes::new(), opened)).await,
             Err(error) => Client { stream: client.into_parts().1 }.reset(error),
         }
     }
 
+    /// As [`Self::splice`], for the app's own socket: one that has to end before its end is reset.
+    async fn splice_app(
+        &self,
+        mut client: Prefixed<Counted<TcpStream>>,
+        said: Bytes,
+        opened: Routed,
+    ) -> Result<(), Error> {
+        match self.splice(&mut client, said, opened).await {
+            Err(error @ Error::CertificateEnded) => Client { stream: client.into_parts().1 }.reset(error),
+            carried => carried,
+        }
+    }
+
     /// Carries bytes both ways, beginning with what the server has `said` already.
-    async fn splice(&self, mut client: Prefixed<Counted<TcpStream>>, said: Bytes, opened: Routed) -> Result<(), Error> {
+    async fn splice(&self, client: &mut impl Stream, said: Bytes, opened: Routed) -> Result<(), Error> {
         let Routed { opened: Opened { connection, client: endpoint, pick }, counts } = opened;
         counts.tally.count_plain(&self.metrics, counts.opened);
         let Connection { stream, mut records, made, ends_at, .. } = connection;
         let mut server = Prefixed::new(said, stream);
         let carried = tokio::select! {
-            carried = tcp::carry(&mut client, &mut server, &self.drain) => carried.map_err(Error::Broken),
-            () = tls::end(ends_at) => Client { stream: client.into_parts().1 }.reset(Error::CertificateEnded),
+            carried = tcp::carry(client, &mut server, &self.drain) => carried.map_err(Error::Broken),
+            () = tls::end(ends_at) => Err(Error::CertificateEnded),
         };
         drop(pick);
         match (&carried, made) {
@@ -360,7 +377,7 @@ struct Routed {
 }
 
 /// Opens a connection to where the routes lead.
-async fn open(routes: &TcpRoutes, sni: Option<&str>) -> Result<Routed, Error> {
+async fn open(routes: &TcpRoutes, sni: Option<&str>, reach: Reach) -> Result<Routed, Error> {
     let rule = routes.find(sni).ok_or(Error::NoRoute)?;
     if let Some(refusal) = &rule.refused {
         return Err(Error::Refused(refusal.clone()));
@@ -370,7 +387,7 @@ async fn open(routes: &TcpRoutes, sni: Option<&str>) -> Result<Routed, Error> {
         return Err(Error::Refused(refusal.clone()));
     }
     // On the heap, so that what connecting needs is gone when bytes are carried.
-    let opened = Box::pin(picked.backend.connect()).await.map_err(Error::Backend)?;
+    let opened = Box::pin(picked.backend.connect(reach)).await.map_err(Error::Backend)?;
     Ok(Routed { opened, counts: rule.counts.clone() })
 }
 
@@ -403,7 +420,8 @@ fn stream_labels(target: SocketAddr) -> Labels {
         .and(&Labels::tls(Direction::Outbound, &security))
 }
 
-fn label(error: &Error) -> &'static str {
+/// The value of the label `error`.
+pub fn label(error: &Error) -> &'static str {
     match error {
         Error::Backend(backend::Error::NoEndpoint { .. }) => "failfast",
         Error::Backend(backend::Error::QueueFull { .. }) => "loadshed",

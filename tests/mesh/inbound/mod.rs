@@ -37,7 +37,7 @@ fn header(app: SocketAddr, protocol: Protocol) -> Header {
 }
 
 /// Asks with these headers, and gives the whole answer.
-async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, headers: &str) -> String {
+pub(super) async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, headers: &str) -> String {
     let request = format!("GET /cart?id=1 HTTP/1.1\r\nhost: web.shop\r\n{headers}connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -45,14 +45,14 @@ async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, headers: &str) -> 
     answer
 }
 
-async fn read(stream: &mut (impl AsyncRead + Unpin), bytes: usize) -> String {
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), bytes: usize) -> String {
     let mut text = vec![0; bytes];
     stream.read_exact(&mut text).await.unwrap();
     String::from_utf8(text).unwrap()
 }
 
 /// Sends one request over HTTP/2 on `stream`.
-async fn send_http2(
+pub(super) async fn send_http2(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: Request<Empty<Bytes>>,
 ) -> Result<Response<Incoming>, hyper::Error> {

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use hawser::mesh::connection::{PlaintextReason, Security};
 use hawser::mesh::{Identity, Protocol};
 use hawser::wire::destination::DestinationProfile;
+use hawser::wire::http_route::RequestRedirect;
 use hawser::wire::{opaque_route, outbound as policy};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::world::{AUTHORITY, App, CLIENT, FAILFAST, Peer, Pki, Pod, SERVICE, Seen, THIEF, WEB, labels};
-use crate::support::control::{Control, detect, opaque};
+use crate::support::control::{Control, detect, detect_with, opaque};
 use crate::support::eventually;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -178,6 +179,21 @@ async fn an_ingress_chooses_the_service_by_a_header() {
             "{wrong}: {response}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_gets_the_policy_of_the_service_that_it_names() {
+    let (pki, control, _pod, _peer) = world(App::Http("web")).await;
+    let pod = Pod::ingress(&pki, &control);
+    let shop = "shop.shop.svc.cluster.local:8080";
+    let away = policy::http_route::filter::Kind::Redirect(RequestRedirect { status: 302, ..Default::default() });
+    let away = policy::http_route::Filter { kind: Some(away) };
+    control.policy(shop, detect_with(shop, |rule| rule.filters = vec![away.clone()]));
+    let response = pod.get(SERVICE, &format!("l5d-dst-override: {shop}\r\n")).await;
+    assert!(response.starts_with("HTTP/1.1 302 "), "{response}");
+    control.silence("silent.shop.svc.cluster.local:80");
+    let response = pod.get(SERVICE, "l5d-dst-override: silent.shop.svc.cluster.local\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 504 ") && response.contains("has not said within 2s"), "{response}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

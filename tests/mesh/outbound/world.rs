@@ -47,6 +47,8 @@ pub(crate) const AUTHORITY: &str = "web.shop.svc.cluster.local:80";
 /// How long an unused target stays known.
 pub(crate) const IDLE: Duration = Duration::from_millis(500);
 pub(crate) const FAILFAST: Duration = Duration::from_millis(400);
+/// Names that requests may choose at a time.
+const NAMES_MAX: usize = 100;
 /// Nobody listens on the addresses of services; only their endpoints are dialled.
 pub(crate) const SERVICE: &str = "10.96.0.1:80";
 
@@ -104,22 +106,22 @@ impl Pod {
 
     pub(crate) fn start_with(pki: &Pki, control: &Control, failfast: Duration, detect_timeout: Duration) -> Self {
         let queue = Queue { capacity: 10_000, failfast };
-        Self::start_as(pki, control, queue, |options| options.detect_timeout = detect_timeout)
+        Self::start_as(pki, control, CLIENT, queue, NAMES_MAX, |options| options.detect_timeout = detect_timeout)
     }
 
     pub(crate) fn start_queued(pki: &Pki, control: &Control, queue: Queue) -> Self {
-        Self::start_as(pki, control, queue, |_| ())
+        Self::start_as(pki, control, CLIENT, queue, NAMES_MAX, |_| ())
     }
 
     /// A pod whose settings are other than usual.
     pub(crate) fn changed(pki: &Pki, control: &Control, change: impl FnOnce(&mut outbound::Options)) -> Self {
-        Self::start_as(pki, control, Queue { capacity: 10_000, failfast: FAILFAST }, change)
+        Self::start_as(pki, control, CLIENT, Queue { capacity: 10_000, failfast: FAILFAST }, NAMES_MAX, change)
     }
 
     /// One whose certificate ends then, and its connections with it.
     pub(crate) fn ending(pki: &Pki, control: &Control, end: SystemTime) -> Self {
         let tls = pki.tls_until(CLIENT, Some(end)).bounding_connections(true);
-        Self::start_of(tls, control, Queue { capacity: 10_000, failfast: FAILFAST }, |_| ())
+        Self::start_of(tls, control, Queue { capacity: 10_000, failfast: FAILFAST }, NAMES_MAX, |_| ())
     }
 
     /// A pod whose app is an ingress.
@@ -127,11 +129,29 @@ impl Pod {
         Self::changed(pki, control, |options| options.is_ingress = true)
     }
 
-    fn start_as(pki: &Pki, control: &Control, queue: Queue, change: impl FnOnce(&mut outbound::Options)) -> Self {
-        Self::start_of(pki.tls(CLIENT), control, queue, change)
+    /// The way out of a pod with this identity, whose clients may name so many targets.
+    pub(crate) fn of(pki: &Pki, control: &Control, identity: &str, names_max: usize) -> Self {
+        Self::start_as(pki, control, identity, Queue { capacity: 10_000, failfast: FAILFAST }, names_max, |_| ())
     }
 
-    fn start_of(tls: Tls, control: &Control, queue: Queue, change: impl FnOnce(&mut outbound::Options)) -> Self {
+    fn start_as(
+        pki: &Pki,
+        control: &Control,
+        identity: &str,
+        queue: Queue,
+        names_max: usize,
+        change: impl FnOnce(&mut outbound::Options),
+    ) -> Self {
+        Self::start_of(pki.tls(identity), control, queue, names_max, change)
+    }
+
+    fn start_of(
+        tls: Tls,
+        control: &Control,
+        queue: Queue,
+        names_max: usize,
+        change: impl FnOnce(&mut outbound::Options),
+    ) -> Self {
         let (drain, metrics, connections) = (Drain::new(), Metrics::new(), Table::default());
         let address: ControlAddr = control.address.to_string().parse().unwrap();
         let channel = Channel::new(address, None, &tls, drain.clone()).unwrap().counted(&metrics);
@@ -158,6 +178,7 @@ impl Pod {
             queues: Queues { http: queue, tcp: queue },
             limits: Limits::default(),
             cluster_patience: Duration::from_secs(2),
+            names_max,
         };
         let discovery = Discovery::new(channel.clone(), channel, settings, connector);
         let mut options = outbound::Options {
@@ -405,7 +426,7 @@ async fn serve(
             } else if let App::Unserved(why) = app {
                 let empty = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
                 Response::builder().status(502).header("hawser-unserved", why).body(empty).unwrap()
-            } else if request.headers().contains_key("upgrade") {
+            } else if request.headers().contains_key("upgrade") || request.method() == http::Method::CONNECT {
                 upgrade(&mut request)
             } else if name.is_empty() {
                 call(request, 7)
@@ -443,12 +464,15 @@ fn call(request: Request<Incoming>, code: u16) -> Response<Body> {
 
 #[expect(clippy::disallowed_methods, reason = "servers of tests are not drained")]
 fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
-    let client = hyper::upgrade::on(request);
+    let client = hyper::upgrade::on(&mut *request);
     tokio::spawn(async move {
         let (mut reader, mut writer) = tokio::io::split(TokioIo::new(client.await.unwrap()));
         let _ = tokio::io::copy(&mut reader, &mut writer).await;
     });
     let empty = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+    if request.method() == http::Method::CONNECT {
+        return Response::new(empty);
+    }
     let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
     response.body(empty).unwrap()
 }
