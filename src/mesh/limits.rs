@@ -145,7 +145,9 @@ impl Pauses {
     pub fn after(&self, earlier: u32, random: f64) -> Duration {
         let doubled = self.shortest.saturating_mul(2_u32.saturating_pow(earlier.min(30)));
         let wait = doubled.min(self.longest.max(self.shortest));
-        wait.mul_f64(1.0 + self.jitter.clamp(0.0, 10.0) * random.clamp(0.0, 1.0))
+        // What is no number is no jitter.
+        let jitter = if self.jitter.is_nan() { 0.0 } else { self.jitter.clamp(0.0, 10.0) };
+        wait.mul_f64(1.0 + jitter * random.clamp(0.0, 1.0))
     }
 }
 
@@ -238,6 +240,14 @@ pub fn duration(text: &str) -> Result<Duration, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jitter_that_is_no_number_is_none() {
+        for (jitter, most) in [(f64::NAN, 1), (f64::INFINITY, 11), (f64::NEG_INFINITY, 1), (1.0, 2)] {
+            let pauses = Pauses { shortest: Duration::from_secs(1), longest: Duration::from_secs(1), jitter };
+            assert_eq!(pauses.after(0, 1.0), Duration::from_secs(most), "{jitter}");
+        }
+    }
 
     #[test]
     fn statuses_are_codes_ranges_and_the_two_names() {

@@ -34,6 +34,9 @@ use crate::wire::meta;
 use crate::wire::outbound::proxy_protocol::{Detect, Kind};
 use crate::wire::outbound::{self, OutboundPolicy, backend};
 
+/// Longer than any connection lasts: what is to take longer may take for ever.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Makes backends, or finds those that are there already.
 pub(super) type Backends<'a> = dyn FnMut(Spec) -> Arc<Backend> + 'a;
 
@@ -332,8 +335,9 @@ fn ewma(load: Option<backend::balance_p2c::Load>) -> Ewma {
     }
 }
 
+/// A length of time, and never more of it than can be added to any moment and multiplied by any jitter.
 fn duration(said: prost_types::Duration) -> Option<Duration> {
-    said.try_into().ok()
+    Duration::try_from(said).ok().map(|said| said.min(DURATION_MAX))
 }
 
 #[cfg(test)]
@@ -359,6 +363,13 @@ mod tests {
         let route = outbound::HttpRoute { rules: vec![rule], ..outbound::HttpRoute::default() };
         let http = outbound::proxy_protocol::Http1 { routes: vec![route], failure_accrual: None };
         assert!(matches!(planned(Some(Kind::Http1(http))), Protocol::Invalid(_)), "a rule needs backends");
+    }
+
+    #[test]
+    fn no_length_of_time_is_past_computing() {
+        let longest = duration(prost_types::Duration { seconds: i64::MAX, nanos: 999_999_999 }).unwrap();
+        assert!(tokio::time::Instant::now().checked_add(longest.mul_f64(11.0)).is_some());
+        assert_eq!(duration(prost_types::Duration { seconds: -1, nanos: 0 }), None);
     }
 
     #[test]

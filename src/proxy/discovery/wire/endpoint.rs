@@ -6,12 +6,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::duration;
 use crate::mesh::Endpoint;
 use crate::mesh::endpoint::{Hint, Http2Client, Server};
 use crate::wire::destination::{self, Http2ClientParams, WeightedAddr, protocol_hint, tls_identity};
 use crate::wire::net;
+
+/// The largest window that HTTP/2 has (RFC 9113 §6.9.1): no connection lasts on which a larger one is said.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+/// Pings that come more often would be most of what there is, and peers take them for an attack.
+const PING_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// An IP address and a port other than 0.
 pub(in crate::proxy::discovery) fn socket_address(address: net::TcpAddress) -> Option<SocketAddr> {
@@ -64,14 +70,16 @@ fn server(said: destination::TlsIdentity) -> Server {
 }
 
 fn http2(said: Http2ClientParams) -> Http2Client {
-    let window = |size: u32| (size > 0).then_some(size);
+    let window = |size: u32| (size > 0).then_some(size.min(WINDOW_MAX));
     let flow = said.flow_control.unwrap_or_default();
     let keepalive = said.keep_alive.and_then(|keepalive| {
         let interval = duration(keepalive.interval?)?;
         Some((interval, duration(keepalive.timeout?)?))
     });
     Http2Client {
-        keepalive: keepalive.filter(|(interval, timeout)| !interval.is_zero() && !timeout.is_zero()),
+        keepalive: keepalive
+            .filter(|(interval, timeout)| !interval.is_zero() && !timeout.is_zero())
+            .map(|(interval, timeout)| (interval.max(PING_INTERVAL_MIN), timeout)),
         stream_window: window(flow.initial_stream_window_size),
         connection_window: window(flow.initial_connection_window_size),
         adaptive_window: flow.adaptive_flow_control,
@@ -81,7 +89,7 @@ fn http2(said: Http2ClientParams) -> Http2Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::destination::{ProtocolHint, TlsIdentity};
+    use crate::wire::destination::{ProtocolHint, TlsIdentity, http2_client_params};
 
     fn said() -> WeightedAddr {
         let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
@@ -135,6 +143,21 @@ mod tests {
         }
         let none = TlsIdentity { strategy: None, server_name: None };
         assert!(matches!(read(WeightedAddr { tls_identity: Some(none), ..said() }).server, Server::Unverifiable(_)));
+    }
+
+    #[test]
+    fn windows_and_pings_are_kept_within_what_http2_can_do() {
+        let flow_control = Some(http2_client_params::FlowControl {
+            initial_stream_window_size: u32::MAX,
+            initial_connection_window_size: u32::MAX,
+            adaptive_flow_control: false,
+        });
+        let nano = Some(prost_types::Duration { seconds: 0, nanos: 1 });
+        let keep_alive = http2_client_params::KeepAlive { interval: nano, timeout: nano, ..Default::default() };
+        let params = Http2ClientParams { flow_control, keep_alive: Some(keep_alive), ..Default::default() };
+        let http2 = read(WeightedAddr { http2: Some(params), ..said() }).http2;
+        assert_eq!((http2.stream_window, http2.connection_window), (Some(WINDOW_MAX), Some(WINDOW_MAX)));
+        assert_eq!(http2.keepalive, Some((PING_INTERVAL_MIN, Duration::from_nanos(1))));
     }
 
     #[test]
