@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::BytesMut;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -25,13 +26,14 @@ use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::events::Events;
 use super::facts::Facts;
 use crate::manifest::inject::{self, Mesh, Meshed, Owner, Place, Skip, Surroundings};
+use crate::mesh::identity::is_label;
 use crate::mesh::workload;
 use crate::net::drain::Drain;
 use crate::net::listen::listen as bind;
@@ -41,6 +43,12 @@ use crate::net::serve::serve_latest;
 const CONNECTIONS_MAX: usize = 1024;
 /// A pod is at most 1.5 MiB in etcd; a review has it once, or twice with what surrounds it.
 const REVIEW_BYTES_MAX: usize = 4 << 20;
+/// Nearly every review is smaller than this. The few that are larger are read so many at a time: anybody may connect, and as many as may be
+/// connected must not fill the memory of the injector, without which pods are created unmeshed.
+const USUAL_BYTES_MAX: usize = 128 << 10;
+const LARGE_MAX: usize = 8;
+/// What hyper holds of a connection besides: a head, or a part of a body.
+const HEARD_AT_ONCE_MAX: usize = 64 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Less than the 10 s after which the API server has given up.
@@ -84,6 +92,8 @@ pub struct Webhook {
     facts: Facts,
     events: Events,
     metrics: Metrics,
+    /// Places for large reviews.
+    large: Arc<Semaphore>,
 }
 
 /// Why a review is not answered as one.
@@ -98,7 +108,8 @@ pub enum Refused {
 
 impl Webhook {
     pub fn new(control_namespace: &str, facts: Facts, events: Events, metrics: Metrics) -> Self {
-        Self { control_namespace: control_namespace.into(), facts, events, metrics }
+        let large = Arc::new(Semaphore::new(LARGE_MAX));
+        Self { control_namespace: control_namespace.into(), facts, events, metrics, large }
     }
 
     /// Answers one review.
@@ -111,7 +122,9 @@ impl Webhook {
         let text = |key: &str| request.get(key).and_then(Value::as_str);
         let uid = text("uid").ok_or(Refused::NotAReview("there is no uid"))?;
         let pod = request.get("object").filter(|pod| pod.is_object()).ok_or(Refused::NotAReview("there is no pod"))?;
-        let namespace = text("namespace").ok_or(Refused::NotAReview("there is no namespace"))?;
+        // It becomes part of a path at the API server, and whoever reaches this port may have written it.
+        let namespace = text("namespace").filter(|namespace| is_label(namespace));
+        let namespace = namespace.ok_or(Refused::NotAReview("there is no namespace"))?;
         if request.pointer("/kind/kind").and_then(Value::as_str) != Some("Pod") {
             return Err(Refused::NotAReview("its kind is another"));
         }
@@ -269,6 +282,7 @@ async fn carry(stream: tokio_rustls::server::TlsStream<TcpStream>, webhook: Arc<
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEARD_AT_ONCE_MAX)
         .serve_connection(TokioIo::new(stream), answer);
     let _ = drain.serve(connection).await;
 }
@@ -277,9 +291,9 @@ async fn respond(webhook: &Webhook, request: Request<Incoming>) -> Response<Full
     if request.method() != Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n");
     }
-    let body = match timeout(BODY_TIMEOUT, Limited::new(request.into_body(), REVIEW_BYTES_MAX).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the review cannot be read, or is too large\n"),
+    let (body, _place) = match timeout(BODY_TIMEOUT, read(request.into_body(), &webhook.large)).await {
+        Ok(Some(read)) => read,
+        Ok(None) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the review cannot be read, or is too large\n"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the review did not come in time\n"),
     };
     let Ok(review) = serde_json::from_slice::<Value>(&body) else {
@@ -298,6 +312,24 @@ async fn respond(webhook: &Webhook, request: Request<Incoming>) -> Response<Full
             text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
         }
     }
+}
+
+/// Reads a body, and with a large one takes a place for as long as that is held.
+async fn read<B>(body: B, large: &Arc<Semaphore>) -> Option<(Bytes, Option<OwnedSemaphorePermit>)>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = Limited::new(body, REVIEW_BYTES_MAX);
+    let (mut read, mut place) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        if place.is_none() && read.len() + data.len() > USUAL_BYTES_MAX {
+            place = Some(large.clone().acquire_owned().await.ok()?);
+        }
+        read.extend_from_slice(&data);
+    }
+    Some((read.freeze(), place))
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -115,9 +115,27 @@ async fn what_is_no_review_is_refused() {
         json!({"request": {"uid": "u", "object": {}}}),
         json!({"request": {"uid": "u", "namespace": "shop", "object": "pod"}}),
         json!({"request": {"uid": "u", "namespace": "shop", "object": {}, "kind": {"kind": "Service"}}}),
+        review("shop/../kube-system", &pod()),
+        review("shop?watch=true", &pod()),
+        review("", &pod()),
     ] {
         assert!(matches!(webhook.review(&strange).await, Err(Refused::NotAReview(_))), "{strange}");
     }
+}
+
+#[tokio::test]
+async fn large_reviews_are_read_a_few_at_a_time_and_usual_ones_meanwhile() {
+    use futures_util::FutureExt as _;
+    let large = Arc::new(Semaphore::new(1));
+    let of = |bytes: usize| Full::new(Bytes::from(vec![b' '; bytes]));
+    let held = read(of(USUAL_BYTES_MAX + 1), &large).await.unwrap();
+    assert!(read(of(USUAL_BYTES_MAX + 1), &large).now_or_never().is_none(), "there is no place for another");
+    let (usual, place) = read(of(USUAL_BYTES_MAX), &large).now_or_never().unwrap().unwrap();
+    assert!(usual.len() == USUAL_BYTES_MAX && place.is_none());
+    drop(held);
+    let (read_now, _) = read(of(REVIEW_BYTES_MAX), &large).now_or_never().unwrap().unwrap();
+    assert_eq!(read_now.len(), REVIEW_BYTES_MAX);
+    assert!(read(of(REVIEW_BYTES_MAX + 1), &Arc::new(Semaphore::new(1))).await.is_none(), "too large");
 }
 
 /// Posts `body` as the API server would, believing `serving`'s CAs; the answer with its head.
