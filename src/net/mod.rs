@@ -6,6 +6,7 @@ pub mod drain;
 pub mod fair;
 pub mod listen;
 pub mod newcomers;
+pub mod own;
 pub mod prefixed;
 pub mod readiness;
 pub mod seldom;

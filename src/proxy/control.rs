@@ -43,6 +43,7 @@ use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::net::backoff::Backoff;
 use crate::net::drain::Drain;
 use crate::net::fair;
+use crate::net::own;
 use crate::telemetry::error_chain;
 
 /// How long a request waits for a connection. Long enough for a control plane that restarts; after that its caller should say so.
@@ -376,6 +377,7 @@ impl Inner {
             .await
             .map_err(|_| Error::ConnectTimeout(address))?
             .map_err(|error| Error::Connect(address, error))?;
+        own::note(&stream, address);
         prepare(&stream).map_err(|error| Error::Connect(address, error))?;
         let shaken_hands = async {
             match &self.secure {

@@ -3,7 +3,7 @@
 //! Start at [`run`]; the order of the start is in `start`, the two ways through are [`inbound`] and [`outbound`].
 //!
 //! ```text
-//!   admin ─> bundle ─> credentials asked for ─> policies watched ─> first certificate ─> inbound and outbound serve ─> ready
+//!   admin ─> bundle ─> credentials asked for ─> policies watched ─> outbound accepts ─> first certificate ─> inbound and outbound carry ─> ready
 //!   SIGTERM ─> not ready ─> nothing new accepted ─> connections end ─> admin and control plane let go
 //! ```
 
@@ -188,11 +188,12 @@ async fn start(settings: Settings, filter: telemetry::Filter) -> anyhow::Result<
         let outbound = Arc::new(Outbound::new(discovery, metrics, drain.clone(), (&settings).into()));
         let gateway = Gateway::new(settings.inbound.inbound_gateway_suffixes.clone(), outbound.clone());
         let inbound = inbound.through(gateway);
-        first_certificate(&mut credentials).await?;
-        drain.spawn(Arc::new(inbound).serve(inbound_listener));
+        // Before the certificate: connections wait for that, but those of the proxy's own must be known for what they are.
         for listener in outbound_listeners {
             drain.spawn(outbound.clone().serve(listener, target));
         }
+        first_certificate(&mut credentials).await?;
+        drain.spawn(Arc::new(inbound).serve(inbound_listener));
         drop(certificate);
         tracing::info!(identity = %settings.identity.identity_local_name, "ready");
         std::future::pending::<anyhow::Result<()>>().await

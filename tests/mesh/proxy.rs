@@ -157,6 +157,25 @@ fn a_pod_s_proxy_becomes_ready_carries_what_is_redirected_and_ends_when_told() {
     assert_eq!((status.code(), status.signal()), (Some(0), None));
 }
 
+#[test]
+fn a_proxy_whose_own_traffic_is_redirected_to_it_says_so() {
+    let world = World::new();
+    let log = world.folder.path().join("log");
+    // Its user is not the one that the rules leave out, and identity is not in its pod.
+    let mut command = world.command();
+    command.env("LINKERD2_PROXY_IDENTITY_SVC_ADDR", "10.77.0.2:8080");
+    command.env("LINKERD2_PROXY_IDENTITY_SVC_NAME", "identity.hawser.serviceaccount.identity.hawser.cluster.local");
+    let _proxy = world.start(command.stderr(std::fs::File::create(&log).unwrap()));
+    eventually("it is counted", SOON, || {
+        let metrics =
+            ask(&world.other, "10.77.0.1:4191", "GET /metrics HTTP/1.1").map_err(|error| error.to_string())?;
+        let is_counted = metrics.contains("outbound_tcp_errors_total{error=\"loop\",target_addr=\"10.77.0.2:8080\"");
+        if is_counted { Ok(()) } else { Err(metrics) }
+    });
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("redirected back to it") && log.contains("10.77.0.2:8080"), "{log}");
+}
+
 /// How many anchors the proxy believes.
 fn anchors(pod: &Namespace) -> Result<usize, String> {
     let trust = ask(pod, "127.0.0.1:4191", "GET /trust HTTP/1.1").map_err(|error| error.to_string())?;

@@ -31,6 +31,7 @@ use crate::mesh::{Endpoint, Identity, Protocol};
 use crate::net::counted::Counted;
 use crate::net::drain::Drain;
 use crate::net::fair;
+use crate::net::own;
 
 /// What connecting needs to know of this pod.
 #[derive(Clone, Debug)]
@@ -333,6 +334,7 @@ impl Connector {
         }
         let failed = |source| Error::Connect { address, source };
         let stream = TcpStream::connect(address).await.map_err(failed)?;
+        own::note(&stream, address);
         stream.set_nodelay(true).map_err(failed)?;
         let socket = SockRef::from(&stream);
         if let Some(keepalive) = self.options.keepalive {

@@ -278,6 +278,16 @@ impl Discovery {
         Ok(Discovered { target, fallback: Some(plain.clone()), first: plain })
     }
 
+    /// Whether this proxy can prove who it is: before that it gets nowhere.
+    pub fn is_certified(&self) -> bool {
+        self.0.connector.tls.identity().is_some()
+    }
+
+    /// Resolves once it can.
+    pub async fn certified(&self) {
+        self.0.connector.tls.certified().await;
+    }
+
     /// Finds out what is called `name`, and what is to be done with connections and requests for it.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ use crate::mesh;
 use crate::mesh::connection::{Direction, PlaintextReason, Security};
 use crate::net::counted::{Counted, Counts};
 use crate::net::drain::Drain;
+use crate::net::own;
 use crate::net::prefixed::Prefixed;
 use crate::net::seldom::Seldom;
 use crate::net::serve;
@@ -59,6 +60,8 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// How long a client may be silent before its server is dialled. HTTP clients speak as soon as they are connected, that is within a
 /// scheduling delay; dialling before would cost a server connection each time, for nothing.
 const SILENCE: Duration = Duration::from_millis(10);
+/// How long a connection may be here before the proxy has noted that it made it: both are a turn of the event loop, however busy.
+const OWN_NOTED: Duration = Duration::from_millis(100);
 /// Targets remembered as speaking first, and for how long: databases, mail and the like, of which an app has a handful.
 const LEARNT_MAX: usize = 1_000;
 const LEARNT_FOR: Duration = Duration::from_secs(600);
@@ -72,6 +75,7 @@ pub struct Outbound {
     /// Places for requests under way.
     in_flight: Arc<Semaphore>,
     failures: Seldom,
+    own_seen: Seldom,
     /// Targets whose servers spoke first, and until when that is believed.
     learnt: Mutex<HashMap<SocketAddr, Instant>>,
 }
@@ -124,6 +128,8 @@ pub enum Error {
     InvalidPolicy(String),
     #[error("the connection came to the proxy itself")]
     Loop,
+    #[error("a connection of the proxy's own was redirected back to it")]
+    OwnTraffic,
     #[error("no route leads on")]
     NoRoute,
     #[error("policy refuses the connection: {}", why(.0))]
@@ -142,7 +148,16 @@ fn why(refusal: &Refusal) -> &str {
 impl Outbound {
     pub fn new(discovery: Discovery, metrics: Metrics, drain: Drain, options: Options) -> Self {
         let in_flight = Arc::new(Semaphore::new(options.requests_max.min(Semaphore::MAX_PERMITS)));
-        Self { discovery, metrics, drain, options, in_flight, failures: Seldom::default(), learnt: Mutex::default() }
+        Self {
+            discovery,
+            metrics,
+            drain,
+            options,
+            in_flight,
+            failures: Seldom::default(),
+            own_seen: Seldom::default(),
+            learnt: Mutex::default(),
+        }
     }
 
     /// Carries all connections that come to `listener`, until the drain starts. `find_target` asks where one was going
@@ -181,12 +196,42 @@ impl Outbound {
         }
         stream.set_nodelay(true).map_err(Error::Socket)?;
         // The app's own socket, which leaves with the connection: only a reset tells the app that something went wrong.
-        let carried = self.carry_accepted(&stream_labels(target), stream, target).await;
+        let carried = match self.admit(&stream, target).await {
+            Ok(()) => self.carry_accepted(&stream_labels(target), stream, target).await,
+            Err(error) => reset(&stream, error),
+        };
         if let Err(error) = &carried {
             let labels = Labels::new([("error", label(error))]).and(&Labels::target(target));
             self.metrics.count(Event::OutboundTcpErrors, &labels);
         }
         carried
+    }
+
+    /// Lets in what an app has sent, once there is a certificate to go on with. What the proxy itself has sent would come back for ever; and before
+    /// there is a certificate, nobody could tell that from a control plane that is silent.
+    async fn admit(&self, stream: &TcpStream, target: SocketAddr) -> Result<(), Error> {
+        let client = stream.peer_addr().map_err(Error::Socket)?;
+        self.refuse_own(client, target)?;
+        if !self.discovery.is_certified() {
+            tokio::time::sleep(OWN_NOTED).await;
+            self.refuse_own(client, target)?;
+            tokio::select! {
+                () = self.discovery.certified() => {}
+                () = self.drain.started() => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_own(&self, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
+        if !own::is_own(client, target) {
+            return Ok(());
+        }
+        if let Some(others) = self.own_seen.is_due(Instant::now().into()) {
+            let hint = "is the proxy's user the one that the pod's redirection leaves out (proxyUID)?";
+            tracing::warn!(%target, others, "the proxy's own connection was redirected back to it: {hint}");
+        }
+        Err(Error::OwnTraffic)
     }
 
     async fn carry_accepted(
@@ -195,12 +240,17 @@ impl Outbound {
         stream: TcpStream,
         target: SocketAddr,
     ) -> Result<(), Error> {
+        let peer = stream.peer_addr().map_err(Error::Socket)?;
         let transport = self.metrics.transport(labels);
         let client = Client { stream: Counted::new(stream, Arc::<Counts>::default(), transport.totals()) };
         let discovered = match self.discovery.discover(target).await {
             Ok(discovered) => discovered,
             Err(error) => return client.reset(Error::Discovery(error)),
         };
+        // Who connects may have been accepted before it had noted so.
+        if let Err(error) = self.refuse_own(peer, target) {
+            return client.reset(error);
+        }
         let plan = discovered.plan();
         let protocol = ("protocol", protocol_label(&plan.protocol));
         plan.parent.count(&self.metrics, Event::OutboundTcpProtocols, protocol);
@@ -399,11 +449,15 @@ struct Client {
 impl Client {
     /// Resets the connection: an orderly end would tell the app that the server had nothing to say.
     fn reset(self, error: Error) -> Result<(), Error> {
-        if let Err(error) = SockRef::from(self.stream.stream()).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "cannot have a connection reset");
-        }
-        Err(error)
+        reset(self.stream.stream(), error)
     }
+}
+
+fn reset(stream: &TcpStream, error: Error) -> Result<(), Error> {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot have a connection reset");
+    }
+    Err(error)
 }
 
 /// Whether a server's first words are HTTP: an HTTP/2 server's settings, before it ended the connection, or an HTTP/1 server that tires of
@@ -430,6 +484,7 @@ pub fn label(error: &Error) -> &'static str {
         Error::Discovery(_) => "undiscovered",
         Error::NoRoute | Error::Refused(_) => "forbidden",
         Error::CertificateEnded => "certificate ended",
+        Error::OwnTraffic => "loop",
         Error::InvalidPolicy(_) | Error::Loop => "unexpected",
     }
 }
