@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::watch_object;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::super::Role;
 use crate::cluster::watch::{Change, Health, follow};
@@ -26,6 +26,8 @@ use crate::pki::Bundle;
 
 /// A pod waits for this answer, and its creator with it.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Of such questions at a time: new namespaces are few, and whoever makes some up must not have the API server asked without end.
+const QUESTIONS_MAX: usize = 16;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,8 @@ struct Inner {
     bundle: ArcSwapOption<String>,
     values: ArcSwap<Values>,
     namespaces: RwLock<HashMap<String, Arc<Annotations>>>,
+    /// Places for questions about namespaces that the watch has not told of.
+    questions: Semaphore,
 }
 
 impl Facts {
@@ -49,6 +53,7 @@ impl Facts {
             bundle: ArcSwapOption::from_pointee(bundle),
             values: ArcSwap::from_pointee(values),
             namespaces: RwLock::new(namespaces),
+            questions: Semaphore::new(QUESTIONS_MAX),
         }))
     }
 
@@ -59,6 +64,7 @@ impl Facts {
             bundle: ArcSwapOption::empty(),
             values: ArcSwap::from_pointee(Values::default()),
             namespaces: RwLock::default(),
+            questions: Semaphore::new(QUESTIONS_MAX),
         }));
         let maps: Api<ConfigMap> = Api::namespaced(role.client.clone(), &role.common.control_namespace);
         let known = [(); 3].map(|()| watch::Sender::new(false));
@@ -150,7 +156,11 @@ impl Facts {
         }
         let client = self.0.client.clone().ok_or_else(|| format!("namespace {name} is not known"))?;
         let namespaces: Api<Namespace> = Api::all(client);
-        match tokio::time::timeout(NAMESPACE_TIMEOUT, namespaces.get_metadata(name)).await {
+        let ask = async {
+            let _place = self.0.questions.acquire().await;
+            namespaces.get_metadata(name).await
+        };
+        match tokio::time::timeout(NAMESPACE_TIMEOUT, ask).await {
             Ok(Ok(found)) => Ok(Arc::new(found.metadata.annotations.unwrap_or_default())),
             Ok(Err(error)) => Err(format!("cannot read namespace {name}: {error}")),
             Err(_) => Err(format!("cannot read namespace {name} in time")),
