@@ -176,6 +176,21 @@ fn a_proxy_whose_own_traffic_is_redirected_to_it_says_so() {
     assert!(log.contains("redirected back to it") && log.contains("10.77.0.2:8080"), "{log}");
 }
 
+#[test]
+fn what_an_app_sends_goes_round_in_no_circle_where_its_proxys_traffic_is_redirected() {
+    let world = World::new();
+    app_on(&world.other, "10.77.0.2:9000");
+    let mut command = world.command();
+    // The target is outside of the cluster, and so is gone to though nobody tells of it.
+    let _proxy = world.start(command.env("LINKERD2_PROXY_DESTINATION_PROFILE_NETWORKS", "192.168.0.0/16"));
+    ready(&world.pod);
+    let answer = ask(&world.pod, "10.77.0.2:9000", "GET / HTTP/1.1").unwrap_or_default();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    let metrics = ask(&world.other, "10.77.0.1:4191", "GET /metrics HTTP/1.1").unwrap();
+    let is_counted = "outbound_tcp_errors_total{error=\"loop\",target_addr=\"10.77.0.2:9000\"";
+    assert!(metrics.contains(is_counted), "{metrics}");
+}
+
 /// How many anchors the proxy believes.
 fn anchors(pod: &Namespace) -> Result<usize, String> {
     let trust = ask(pod, "127.0.0.1:4191", "GET /trust HTTP/1.1").map_err(|error| error.to_string())?;
