@@ -19,6 +19,7 @@ use http::header::{FORWARDED, HOST, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::discovery::{self, Discovered};
 use super::http::{Body, Open};
@@ -49,6 +50,8 @@ pub struct Onward {
     host: Option<(HeaderValue, Authority)>,
     /// The connection, where it is on record.
     open: Option<Arc<Open>>,
+    /// When the connection must have ended, and what it has become.
+    ends_at: Option<Instant>,
     /// Once the name is known.
     requests: OnceLock<Arc<Requests>>,
 }
@@ -91,7 +94,7 @@ impl Error {
             Self::Discovery(error) => error.status().1,
             Self::Reset(_) => "i/o",
             Self::Outbound(error) => match outbound::label(error) {
-                label @ ("failfast" | "i/o" | "loadshed") => label,
+                label @ ("certificate ended" | "failfast" | "i/o" | "loadshed") => label,
                 "undiscovered" => "failfast",
                 _ => "unexpected",
             },
@@ -106,7 +109,14 @@ impl Gateway {
     }
 
     /// The way for one connection of `client` to this proxy, which is `own`.
-    pub fn onward(&self, name: Name, own: Identity, client: Option<&Identity>, open: Option<Arc<Open>>) -> Onward {
+    pub fn onward(
+        &self,
+        name: Name,
+        own: Identity,
+        client: Option<&Identity>,
+        open: Option<Arc<Open>>,
+        ends_at: Option<Instant>,
+    ) -> Onward {
         let host = if name.port() == HTTP_PORT { name.host().to_owned() } else { name.to_string() };
         let forwarded = HeaderValue::from_str(&forwarded::element(&own, client, &host)).ok();
         let host = HeaderValue::from_str(&host).ok().zip(host.parse().ok());
@@ -120,6 +130,7 @@ impl Gateway {
             forwarded,
             host,
             open,
+            ends_at,
             requests: OnceLock::new(),
         }
     }
@@ -176,7 +187,8 @@ impl Onward {
             return Ok(requests.clone());
         }
         let discovered = Box::pin(self.discover()).await?;
-        let requests = || Arc::new(Requests::of_client(self.gateway.outbound.clone(), discovered, self.open.clone()));
+        let (outbound, open) = (self.gateway.outbound.clone(), self.open.clone());
+        let requests = || Arc::new(Requests::of_client(outbound, discovered, open, self.ends_at));
         Ok(self.requests.get_or_init(requests).clone())
     }
 

@@ -101,8 +101,8 @@ pub struct Session {
     pub client: Client,
     /// Where the app listens.
     pub target: SocketAddr,
-    /// Where requests go instead of to the app, of a client of a gateway.
-    pub onward: Option<Onward>,
+    /// Where requests go instead of to the app, of a client of a gateway. On the heap, for few connections have it.
+    pub onward: Option<Box<Onward>>,
     pub policy: watch::Receiver<Arc<ServerPolicy>>,
     /// The labels of everything on this connection.
     pub labels: Labels,
@@ -235,9 +235,10 @@ impl Session {
                 return Ok(self.refuse(asked, &denied.into(), None));
             }
         };
-        let by_profile = match &self.http.profiles {
-            Some(profiles) => self.lately.counted(profiles, &request, &self.http.metrics).await,
-            None => None,
+        // What a gateway takes on is counted on its way out.
+        let by_profile = match (&self.http.profiles, &self.onward) {
+            (Some(profiles), None) => self.lately.counted(profiles, &request, &self.http.metrics).await,
+            _ => None,
         };
         let mut started = self.kind(&permit).start(&self.http.metrics);
         if let Some(by_profile) = by_profile {

@@ -27,9 +27,10 @@ use super::discovery::plan::ProfileRoute;
 use super::http::headers;
 use super::metrics::{Metrics, Started};
 use super::respond::DST_CANONICAL;
-use super::settings::Suffixes;
 use super::subscription::{self, Event, Limits};
+use crate::mesh::Name;
 use crate::mesh::connection::Direction;
+use crate::mesh::name::Suffixes;
 use crate::net::drain::Drain;
 use crate::wire::destination::destination_client::DestinationClient;
 use crate::wire::destination::{DestinationProfile, GetDestination};
@@ -64,7 +65,7 @@ struct Shared {
     settings: Settings,
     ask: Box<Ask>,
     drain: Drain,
-    names: Mutex<HashMap<String, Arc<Followed>>>,
+    names: Mutex<HashMap<Name, Arc<Followed>>>,
 }
 
 type Ask =
@@ -107,10 +108,8 @@ impl Profiles {
     /// The profile of what a request says it is for; none where that is no name, or none to be looked up, or there are too many.
     fn follow(&self, said: &[u8]) -> Option<Arc<Followed>> {
         let shared = &self.0;
-        let name = super::discovery::authority(std::str::from_utf8(said).ok()?, Some(80))?;
-        let (host, port) = name.rsplit_once(':')?;
-        let port: u16 = port.parse().ok()?;
-        if !shared.settings.suffixes.contain(host) {
+        let name: Name = std::str::from_utf8(said).ok()?.parse().ok()?;
+        if !shared.settings.suffixes.contain(&name) {
             return None;
         }
         let mut names = shared.names();
@@ -123,7 +122,7 @@ impl Profiles {
         let followed = Arc::new(Followed { told: watch::Sender::new(None), is_late: AtomicBool::new(false) });
         names.insert(name.clone(), followed.clone());
         let (shared, following) = (shared.clone(), followed.clone());
-        shared.drain.clone().spawn(async move { shared.keep(name, port, &following).await });
+        shared.drain.clone().spawn(async move { shared.keep(name, &following).await });
         Some(followed)
     }
 
@@ -134,12 +133,12 @@ impl Profiles {
 }
 
 impl Shared {
-    fn names(&self) -> MutexGuard<'_, HashMap<String, Arc<Followed>>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<Name, Arc<Followed>>> {
         lock(&self.names)
     }
 
     /// Keeps a profile current until nobody has used it for a while.
-    async fn keep(&self, name: String, port: u16, followed: &Arc<Followed>) {
+    async fn keep(&self, name: Name, followed: &Arc<Followed>) {
         let unused = async {
             loop {
                 tokio::time::sleep(self.settings.idle_timeout).await;
@@ -153,14 +152,14 @@ impl Shared {
         };
         tokio::select! {
             () = self.drain.started() => {}
-            () = self.learn(&name, port, followed) => {}
+            () = self.learn(&name, followed) => {}
             () = unused => {}
         }
     }
 
-    async fn learn(&self, name: &str, port: u16, followed: &Followed) {
+    async fn learn(&self, name: &Name, followed: &Followed) {
         let context_token = self.settings.context.clone();
-        let question = GetDestination { path: name.into(), context_token, ..GetDestination::default() };
+        let question = GetDestination { path: name.to_string(), context_token, ..GetDestination::default() };
         let is_final = |code| matches!(code, Code::InvalidArgument | Code::FailedPrecondition);
         let status = subscription::follow(
             self.settings.limits,
@@ -169,15 +168,15 @@ impl Shared {
             |event| match event {
                 Event::Message(said) => followed.told.send_modify(|told| {
                     let before = told.as_ref().and_then(Option::as_deref);
-                    *told = Some(Routing::of(said, port, Direction::Inbound, before).map(Arc::new));
+                    *told = Some(Routing::of(said, name.port(), Direction::Inbound, before).map(Arc::new));
                 }),
                 Event::Interrupted(status) => {
-                    tracing::debug!(name, %status, "the stream about a profile is interrupted")
+                    tracing::debug!(%name, %status, "the stream about a profile is interrupted")
                 }
             },
         )
         .await;
-        tracing::debug!(name, %status, "a name has no profile");
+        tracing::debug!(%name, %status, "a name has no profile");
         followed.told.send_replace(Some(None));
         std::future::pending().await
     }

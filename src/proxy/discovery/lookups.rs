@@ -114,12 +114,15 @@ impl Lookups {
                 let plan = wire::plan(policy, backends);
                 if is_opaque { opaque(plan) } else { plan }
             }
-            Lookup::None | Lookup::Pending => match (profile.and_then(|profile| profile.endpoint.clone()), &self.place)
-            {
-                (Some(endpoint), _) => wire::forward_plan(endpoint, is_opaque, backends),
-                (None, Place::Address(address)) => wire::forward_plan(Endpoint::plain(*address), is_opaque, backends),
-                (None, Place::Name(name)) => wire::balance_plan(name.to_string(), is_opaque, backends),
-            },
+            Lookup::None | Lookup::Pending => {
+                match (profile.and_then(|profile| profile.endpoint.clone()), &self.place) {
+                    (Some(endpoint), _) => wire::forward_plan(endpoint, is_opaque, backends),
+                    (None, Place::Address(address)) => {
+                        wire::forward_plan(Endpoint::plain(*address), is_opaque, backends)
+                    }
+                    (None, Place::Name(name)) => wire::balance_plan(name.to_string(), is_opaque, backends),
+                }
+            }
         };
         Some(match routing {
             Some(routing) => routing.followed(plan, backends),
@@ -347,6 +350,28 @@ mod tests {
         assert!(matches!(&split.protocol, Protocol::Opaque(opaque) if opaque.0.len() == 1));
         lookups.profile(routing(true, &[]));
         assert!(plan(&lookups).unwrap().backends.is_empty(), "routes of requests are nothing to bytes");
+    }
+
+    #[test]
+    fn a_name_is_routed_by_its_profile_under_the_name_that_the_profile_gives() {
+        let other = "web-too.shop.svc.cluster.local:8080";
+        let named = || Lookups::new(Place::Name(other.parse().unwrap()), Lookup::Pending);
+        let mut with_policy = named();
+        with_policy.policy(detect());
+        with_policy.profile(routing(false, &[]));
+        let mut without_policy = named();
+        without_policy.no_policy(&Status::not_found(""));
+        without_policy.profile(routing(false, &[]));
+        let own = "web.shop.svc.cluster.local:8080";
+        for (lookups, expected) in [(&with_policy, vec![own]), (&without_policy, vec![other, own])] {
+            let plan = plan(lookups).unwrap();
+            assert_eq!(authorities(&plan), expected);
+            assert!(matches!(plan.protocol, Protocol::Detect { http1: HttpRoutes::Profile(_), .. }));
+        }
+        without_policy.profile(routing(true, &["new.shop.svc.cluster.local:80"]));
+        let split = plan(&without_policy).unwrap();
+        assert_eq!(authorities(&split), [other, "new.shop.svc.cluster.local:80"]);
+        assert!(matches!(split.protocol, Protocol::Opaque(_)));
     }
 
     #[test]

@@ -44,7 +44,7 @@ use self::lookups::{Lookup, Lookups};
 use self::plan::Plan;
 pub use self::targets::Place;
 use self::targets::Targets;
-pub(in crate::proxy) use self::wire::{Routing, authority};
+pub(in crate::proxy) use self::wire::Routing;
 use super::backend::{Backend, Queue, Queues};
 use super::client::Connector;
 use super::metrics::Labels;

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(super) use endpoint::{endpoint, socket_address};
 use filters::{grpc_filter, http_filter, opaque_filter, sni_match, tls_filter};
 use limits::{accrual_of, grpc_retry, http_retry, timeouts};
-pub(in crate::proxy) use profile::{Routing, authority};
+pub(in crate::proxy) use profile::Routing;
 
 use super::plan::{
     Distribution, HttpBackend, HttpFilter, HttpRoute, HttpRoutes, HttpRule, Plan, Protocol, Refusal, RetryCounts,

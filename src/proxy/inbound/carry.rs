@@ -89,7 +89,7 @@ impl Inbound {
         Ok(match (self.onward(arrival, None), dialled) {
             (Some(onward), _) => {
                 let way = Box::pin(onward.open()).await?;
-                Way::Onward(Box::new(onward), way)
+                Way::Onward(onward, way)
             }
             (None, Some(dialled)) => Way::App(dialled?),
             (None, None) => Way::App(self.http.apps.connect(arrival.target).await?.into()),
@@ -97,14 +97,14 @@ impl Inbound {
     }
 
     /// Where a client of a gateway wants to be taken.
-    fn onward(&self, arrival: &Arrival, open: Option<&Arc<Open>>) -> Option<Onward> {
+    fn onward(&self, arrival: &Arrival, open: Option<&Arc<Open>>) -> Option<Box<Onward>> {
         let (name, gateway) = (arrival.name.clone()?, self.gateway.as_ref()?);
         let client = match &arrival.security {
             Security::Mutual(tls) => tls.client_identity.as_ref(),
             _ => None,
         };
         // Whoever has proven who they are has done so to a proxy with a certificate.
-        Some(gateway.onward(name, self.tls.identity()?, client, open.cloned()))
+        Some(Box::new(gateway.onward(name, self.tls.identity()?, client, open.cloned(), arrival.ends_at)))
     }
 
     /// Whether the client may exchange blind bytes with the app.
@@ -139,26 +139,35 @@ impl Inbound {
         stream: impl Stream,
         way: Way,
     ) -> Result<(), Error> {
-        let client = arrival.client();
         let open = self.open(arrival, &permitted.in_force, Protocol::Opaque);
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
-        let carried = async {
-            match way {
-                Way::App(app) => tcp::carry(stream, app, &self.http.drain)
-                    .await
-                    .inspect_err(|error| open.transport.failed(error.io()))
-                    .map_err(Error::Carry),
-                Way::Onward(onward, way) => {
-                    onward.carry(way, stream).await.map_err(|error| Error::Gateway(error.into()))
+        match way {
+            Way::App(app) => tokio::select! {
+                carried = tcp::carry(stream, app, &self.http.drain) => {
+                    Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
                 }
-            }
-        };
+                error = self.must_end(arrival, &mut policy, permitted) => Err(error),
+            },
+            Way::Onward(onward, way) => tokio::select! {
+                carried = Box::pin(onward.carry(way, stream)) => carried.map_err(|error| Error::Gateway(error.into())),
+                error = self.must_end(arrival, &mut policy, permitted) => Err(error),
+            },
+        }
+    }
+
+    /// Resolves when blind bytes that were permitted must end, to why.
+    async fn must_end(
+        &self,
+        arrival: &Arrival,
+        policy: &mut watch::Receiver<Arc<ServerPolicy>>,
+        permitted: &Permitted,
+    ) -> Error {
+        let client = arrival.client();
         tokio::select! {
-            carried = carried => carried,
-            () = end(arrival.ends_at) => Err(Error::CertificateEnded),
-            () = revoked(&mut policy, &client) => {
+            () = end(arrival.ends_at) => Error::CertificateEnded,
+            () = revoked(policy, &client) => {
                 self.http.metrics.count(Event::InboundTcpTerminated, &permitted.labels);
-                Err(Error::Revoked)
+                Error::Revoked
             }
         }
     }

@@ -45,8 +45,7 @@ impl Inbound {
         drop(newcomer);
         let protocol = header.protocol;
         let ends_at = self.tls.ends_at(&terms);
-        let arrival = Arrival { client, server, target: server, name: None, security, ends_at };
-        let arrival = self.meant(header, arrival)?;
+        let arrival = self.meant(header, Arrival { client, server, target: server, name: None, security, ends_at })?;
         if streams && protocol == Protocol::Opaque {
             return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
         }

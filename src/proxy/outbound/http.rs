@@ -56,8 +56,11 @@ pub struct Requests {
 /// Whose requests they are.
 enum Origin {
     App,
-    /// A gateway's client's, whose connection stays on record for as long as what it has become.
-    Client(Option<Arc<Open>>),
+    /// A gateway's client's, whose connection stays on record for as long as what it has become, and sets an end to that.
+    Client {
+        open: Option<Arc<Open>>,
+        ends_at: Option<tokio::time::Instant>,
+    },
 }
 
 /// What counts a request until somebody is told how it ends: its route, by the policy and by the profile.
@@ -112,9 +115,14 @@ pub(super) async fn serve(
 }
 
 impl Requests {
-    /// The requests of a gateway's client, whose connection is on record at `open`, to what it named.
-    pub fn of_client(outbound: Arc<Outbound>, discovered: Discovered, open: Option<Arc<Open>>) -> Self {
-        Self { outbound, discovered, origin: Origin::Client(open) }
+    /// The requests of a gateway's client, whose connection is on record at `open` and must end at `ends_at`, to what it named.
+    pub fn of_client(
+        outbound: Arc<Outbound>,
+        discovered: Discovered,
+        open: Option<Arc<Open>>,
+        ends_at: Option<tokio::time::Instant>,
+    ) -> Self {
+        Self { outbound, discovered, origin: Origin::Client { open, ends_at } }
     }
 
     /// Answers one request.
@@ -184,7 +192,7 @@ impl Requests {
         let mut retried = Retried::of(profile, &self.outbound.metrics);
         let reach = match self.origin {
             Origin::App => Reach::Any,
-            Origin::Client(_) => Reach::OtherPods,
+            Origin::Client { .. } => Reach::OtherPods,
         };
         let wish = Wish { required, limits: &limits, reach };
         let answered = {
@@ -250,13 +258,13 @@ impl Requests {
         let server = hyper::upgrade::on(&mut response);
         let open = response.extensions_mut().remove::<Upgraded>();
         let drain = self.outbound.drain.clone();
-        let clients = match &self.origin {
-            Origin::App => None,
-            Origin::Client(open) => open.clone(),
+        let (clients, clients_end) = match &self.origin {
+            Origin::App => (None, None),
+            Origin::Client { open, ends_at } => (open.clone(), *ends_at),
         };
         self.outbound.drain.spawn(async move {
             // A switched connection counts as load, and is on record, until it ends.
-            let ends_at = open.as_ref().and_then(|open| open.ends_at);
+            let ends_at = [open.as_ref().and_then(|open| open.ends_at), clients_end].into_iter().flatten().min();
             let (_pick, _open, _clients, _place) = (pick, open, clients, place);
             let (app, server) = match tokio::try_join!(app, server) {
                 Ok(switched) => switched,

@@ -341,7 +341,7 @@ impl Outbound {
         }
     }
 
-    /// As [`Self::splice`], for the app's own socket: one that has to end before its end is reset.
+    /// Carries the app's bytes and those for it. Where that ends before its time, the app sees a reset.
     async fn splice_app(
         &self,
         mut client: Prefixed<Counted<TcpStream>>,
@@ -355,7 +355,7 @@ impl Outbound {
     }
 
     /// Carries bytes both ways, beginning with what the server has `said` already.
-    async fn splice(&self, client: &mut impl Stream, said: Bytes, opened: Routed) -> Result<(), Error> {
+    async fn splice(&self, client: impl Stream, said: Bytes, opened: Routed) -> Result<(), Error> {
         let Routed { opened: Opened { connection, client: endpoint, pick }, counts } = opened;
         counts.tally.count_plain(&self.metrics, counts.opened);
         let Connection { stream, mut records, made, ends_at, .. } = connection;

@@ -55,10 +55,10 @@ impl Outbound {
     ///
     /// # Errors
     /// Where they could not be carried to their end.
-    pub async fn carry_on(&self, way: Way, mut client: impl Stream) -> Result<(), Error> {
+    pub async fn carry_on(&self, way: Way, client: impl Stream) -> Result<(), Error> {
         let Way { to, labels, discovered: _known } = way;
         let carried = match to {
-            To::Server(opened) => self.splice(&mut client, Bytes::new(), *opened).await,
+            To::Server(opened) => Box::pin(self.splice(client, Bytes::new(), *opened)).await,
             To::Sni(plan) => Box::pin(self.carry_by_sni(&plan, client)).await,
         };
         self.counted(carried, &labels)
@@ -67,12 +67,13 @@ impl Outbound {
     async fn carry_by_sni(&self, plan: &Plan, client: impl Stream) -> Result<(), Error> {
         let Protocol::Tls(routes) = &plan.protocol else { return Err(Error::NoRoute) };
         let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
-        let (spoken, mut client) = detect_client(client, patience).await.map_err(Error::Detect)?;
+        let (spoken, client) = Box::pin(detect_client(client, patience)).await.map_err(Error::Detect)?;
         let sni = match spoken {
             Spoken::Tls { sni } => sni,
             Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
         };
-        self.splice(&mut client, Bytes::new(), open(routes, sni.as_deref(), Reach::OtherPods).await?).await
+        let opened = open(routes, sni.as_deref(), Reach::OtherPods).await?;
+        Box::pin(self.splice(client, Bytes::new(), opened)).await
     }
 
     fn counted<T>(&self, done: Result<T, Error>, labels: &Labels) -> Result<T, Error> {

@@ -1,5 +1,7 @@
 //! A gateway: peers that name a service are taken on to it, over connections of the gateway's own.
 
+mod expiry;
+mod profiles;
 mod refused;
 mod world;
 
@@ -11,7 +13,7 @@ use hawser::mesh::edges::{self, Report, Witness};
 use hawser::mesh::places::{Kind, Place, Places, Spot};
 use hawser::mesh::{Identity, Protocol};
 use hawser::proxy::streams::Framed;
-use hawser::proxy::tls::Alpn;
+use hawser::proxy::tls::{Alpn, ClientStream};
 use hawser::proxy::transport_header::Header;
 use hawser::wire::destination::WeightedAddr;
 use hawser::wire::http_route as wire_route;
@@ -20,7 +22,6 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use self::world::{GATEWAY, NAME, World, header};
 use super::apps;
@@ -244,7 +245,7 @@ async fn opaque_bytes_go_both_ways_and_the_connection_is_told_with_what_it_names
 }
 
 /// Says a word on a stream of its own, and hears it back.
-async fn echo(mut stream: Framed<TlsStream<TcpStream>>, word: &str) -> Option<TlsStream<TcpStream>> {
+async fn echo(mut stream: Framed<ClientStream<TcpStream>>, word: &str) -> Option<ClientStream<TcpStream>> {
     stream.write_all(word.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
     let mut heard = String::new();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hawser::mesh::Protocol;
 use hawser::mesh::policy::DefaultPolicy;
@@ -13,13 +13,13 @@ use hawser::proxy::http::AppOptions;
 use hawser::proxy::inbound::{Inbound, Options};
 use hawser::proxy::policy::{self, Policies};
 use hawser::proxy::subscription::Limits;
-use hawser::proxy::tls::Alpn;
+use hawser::proxy::tls::{Alpn, ClientStream, Tls};
 use hawser::proxy::transport_header::Header;
 use hawser::wire::destination::{AuthorityOverride, WeightedAddr};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::client::TlsStream;
 
+use super::super::inbound::profiles::profiles;
 use super::super::outbound::world::{AUTHORITY, App, CLIENT, Peer, Pki, Pod, WEB};
 use crate::support::control::{Control, detect, meshed};
 
@@ -46,14 +46,27 @@ impl World {
 
     /// One that lets in only clients of this network, and takes them on to so many names.
     pub(super) async fn with(app: App, network: &str, names_max: usize) -> Self {
-        let (pki, control) = (Pki::new(), Control::start());
+        let pki = Pki::new();
+        let ways = [pki.tls(GATEWAY), pki.tls(GATEWAY)];
+        Self::of(pki, ways, app, network, names_max).await
+    }
+
+    /// One whose connections in, and out, end with its certificate, which is thought to end then.
+    pub(super) async fn ending(app: App, ends: [Option<SystemTime>; 2]) -> Self {
+        let pki = Pki::new();
+        let ways = ends.map(|end| pki.tls_until(GATEWAY, end).bounding_connections(true));
+        Self::of(pki, ways, app, NETWORK, 100).await
+    }
+
+    async fn of(pki: Pki, [inward, outward]: [Tls; 2], app: App, network: &str, names_max: usize) -> Self {
+        let control = Control::start();
         let peer = Peer::start(pki.tls(WEB), app).await;
         control.policy(AUTHORITY, detect(AUTHORITY));
         control.add(AUTHORITY, vec![peer.endpoint(5432, WEB)]);
-        let gateway = Pod::of(&pki, &control, GATEWAY, names_max);
+        let gateway = Pod::of(outward, &control, names_max);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let inbound = Arc::new(inbound(&pki, &gateway, address.port(), network));
+        let inbound = Arc::new(inbound(inward, &control, &gateway, address.port(), network));
         let drain = gateway.drain.clone();
         gateway.drain.spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
@@ -67,20 +80,20 @@ impl World {
     }
 
     /// A mesh connection to the gateway of whoever has this identity.
-    pub(super) async fn dial(&self, identity: &str, offer: Alpn) -> TlsStream<TcpStream> {
+    pub(super) async fn dial(&self, identity: &str, offer: Alpn) -> ClientStream<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let connected = self.pki.tls(identity).connect(stream, &GATEWAY.parse().unwrap(), GATEWAY, offer).await;
-        *connected.unwrap().stream
+        connected.unwrap().stream
     }
 
     /// The same, with a header.
-    pub(super) async fn connect_as(&self, identity: &str, header: Header) -> TlsStream<TcpStream> {
+    pub(super) async fn connect_as(&self, identity: &str, header: Header) -> ClientStream<TcpStream> {
         let mut stream = self.dial(identity, Alpn::TransportHeader).await;
         stream.write_all(&header.encode()).await.unwrap();
         stream
     }
 
-    pub(super) async fn connect(&self, header: Header) -> TlsStream<TcpStream> {
+    pub(super) async fn connect(&self, header: Header) -> ClientStream<TcpStream> {
         self.connect_as(CLIENT, header).await
     }
 
@@ -96,7 +109,7 @@ pub(super) fn header(protocol: Protocol) -> Header {
     Header { port: 80, name: Some(NAME.into()), protocol }
 }
 
-fn inbound(pki: &Pki, gateway: &Pod, port: u16, network: &str) -> Inbound {
+fn inbound(tls: Tls, control: &Control, gateway: &Pod, port: u16, network: &str) -> Inbound {
     let away = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
     let settings = policy::Settings {
         workload: "gateway".into(),
@@ -118,13 +131,14 @@ fn inbound(pki: &Pki, gateway: &Pod, port: u16, network: &str) -> Inbound {
         in_flight_max: 100,
         tells_client_ip: false,
         access_log: None,
-        profiles: None,
+        // As every pod has it.
+        profiles: Some(profiles(control)),
         strangers_max: 100,
         newcomers_max: 100,
         http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(20)),
     };
     let policies = Policies::new(away, settings, Drain::new());
     let (connections, metrics) = (gateway.connections.clone(), gateway.metrics.clone());
-    let inbound = Inbound::new(options, pki.tls(GATEWAY), policies, connections, metrics, gateway.drain.clone());
+    let inbound = Inbound::new(options, tls, policies, connections, metrics, gateway.drain.clone());
     inbound.through(Gateway::new("svc.cluster.local.".parse().unwrap(), gateway.outbound.clone()))
 }

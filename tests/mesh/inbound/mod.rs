@@ -7,7 +7,7 @@ mod expiry;
 mod h2spec;
 pub(super) mod hostile;
 mod metrics;
-mod profiles;
+pub(super) mod profiles;
 mod repeat;
 mod world;
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use hawser::mesh::Protocol;
 use hawser::net::drain::Drain;
 use hawser::proxy::profiles::{Profiles, Settings};
-use hawser::proxy::settings::Suffixes;
 use hawser::proxy::subscription::Limits;
 
 use super::world::Pod;
@@ -18,7 +17,7 @@ pub(super) const PROFILED: &str = "web.shop.svc.cluster.local:80";
 pub(super) const CANONICAL: &str = "l5d-dst-canonical: web.shop.svc.cluster.local:80\r\n";
 const SOON: Duration = Duration::from_secs(30);
 
-pub(super) fn profiles(control: &Control) -> Profiles {
+pub(crate) fn profiles(control: &Control) -> Profiles {
     profiles_of(&format!("http://{}", control.address), SOON)
 }
 
@@ -26,7 +25,7 @@ fn profiles_of(address: &str, initial_timeout: Duration) -> Profiles {
     let channel = tonic::transport::Endpoint::from_shared(address.to_owned()).unwrap().connect_lazy();
     let settings = Settings {
         context: "{\"ns\":\"shop\"}\n".into(),
-        suffixes: Suffixes(vec!["svc.cluster.local".into()]),
+        suffixes: "svc.cluster.local.".parse().unwrap(),
         initial_timeout,
         idle_timeout: Duration::from_secs(90),
         limits: Limits::default(),

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::world::{AUTHORITY, App, CLIENT, FAILFAST, Peer, Pki, Pod, SERVICE, Seen, THIEF, WEB, labels};
-use crate::support::control::{Control, detect, detect_with, opaque};
+use crate::support::control::{Control, detect, detect_with, opaque, split};
 use crate::support::eventually;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -182,7 +182,7 @@ async fn an_ingress_chooses_the_service_by_a_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingress_gets_the_policy_of_the_service_that_it_names() {
+async fn an_ingress_gets_the_policy_and_the_profile_of_the_service_that_it_names() {
     let (pki, control, _pod, _peer) = world(App::Http("web")).await;
     let pod = Pod::ingress(&pki, &control);
     let shop = "shop.shop.svc.cluster.local:8080";
@@ -191,6 +191,10 @@ async fn an_ingress_gets_the_policy_of_the_service_that_it_names() {
     control.policy(shop, detect_with(shop, |rule| rule.filters = vec![away.clone()]));
     let response = pod.get(SERVICE, &format!("l5d-dst-override: {shop}\r\n")).await;
     assert!(response.starts_with("HTTP/1.1 302 "), "{response}");
+    let cart = "cart.shop.svc.cluster.local:8080";
+    control.profile(cart, split(&[(AUTHORITY, 1)]));
+    let response = pod.get(SERVICE, &format!("l5d-dst-override: {cart}\r\n")).await;
+    assert!(response.ends_with("web"), "{response}");
     control.silence("silent.shop.svc.cluster.local:80");
     let response = pod.get(SERVICE, "l5d-dst-override: silent.shop.svc.cluster.local\r\n").await;
     assert!(response.starts_with("HTTP/1.1 504 ") && response.contains("has not said within 2s"), "{response}");

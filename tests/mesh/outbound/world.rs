@@ -72,7 +72,7 @@ impl Pki {
     }
 
     /// Whose certificate is thought to end then; it is valid for longer, so that a handshake that comes late is no failure.
-    fn tls_until(&self, identity: &str, end: Option<SystemTime>) -> Tls {
+    pub(crate) fn tls_until(&self, identity: &str, end: Option<SystemTime>) -> Tls {
         let identity: Identity = identity.parse().unwrap();
         let key = LeafKey::generate().unwrap();
         let csr = Csr::parse_der(&key.csr(&identity).unwrap()).unwrap();
@@ -106,16 +106,16 @@ impl Pod {
 
     pub(crate) fn start_with(pki: &Pki, control: &Control, failfast: Duration, detect_timeout: Duration) -> Self {
         let queue = Queue { capacity: 10_000, failfast };
-        Self::start_as(pki, control, CLIENT, queue, NAMES_MAX, |options| options.detect_timeout = detect_timeout)
+        Self::start_as(pki, control, queue, |options| options.detect_timeout = detect_timeout)
     }
 
     pub(crate) fn start_queued(pki: &Pki, control: &Control, queue: Queue) -> Self {
-        Self::start_as(pki, control, CLIENT, queue, NAMES_MAX, |_| ())
+        Self::start_as(pki, control, queue, |_| ())
     }
 
     /// A pod whose settings are other than usual.
     pub(crate) fn changed(pki: &Pki, control: &Control, change: impl FnOnce(&mut outbound::Options)) -> Self {
-        Self::start_as(pki, control, CLIENT, Queue { capacity: 10_000, failfast: FAILFAST }, NAMES_MAX, change)
+        Self::start_as(pki, control, Queue { capacity: 10_000, failfast: FAILFAST }, change)
     }
 
     /// One whose certificate ends then, and its connections with it.
@@ -129,20 +129,13 @@ impl Pod {
         Self::changed(pki, control, |options| options.is_ingress = true)
     }
 
-    /// The way out of a pod with this identity, whose clients may name so many targets.
-    pub(crate) fn of(pki: &Pki, control: &Control, identity: &str, names_max: usize) -> Self {
-        Self::start_as(pki, control, identity, Queue { capacity: 10_000, failfast: FAILFAST }, names_max, |_| ())
+    /// The way out of a pod with this identity and these certificates, whose clients may name so many targets.
+    pub(crate) fn of(tls: Tls, control: &Control, names_max: usize) -> Self {
+        Self::start_of(tls, control, Queue { capacity: 10_000, failfast: FAILFAST }, names_max, |_| ())
     }
 
-    fn start_as(
-        pki: &Pki,
-        control: &Control,
-        identity: &str,
-        queue: Queue,
-        names_max: usize,
-        change: impl FnOnce(&mut outbound::Options),
-    ) -> Self {
-        Self::start_of(pki.tls(identity), control, queue, names_max, change)
+    fn start_as(pki: &Pki, control: &Control, queue: Queue, change: impl FnOnce(&mut outbound::Options)) -> Self {
+        Self::start_of(pki.tls(CLIENT), control, queue, NAMES_MAX, change)
     }
 
     fn start_of(

@@ -356,7 +356,7 @@ fn terms(said: RetryBudget) -> Result<Terms, Invalid> {
 }
 
 /// `NAME:PORT`, in lower case and without the name's last dot; none where it is no name, or has no port and there is none to go by.
-pub(in crate::proxy) fn authority(said: &str, port: Option<u16>) -> Option<String> {
+fn authority(said: &str, port: Option<u16>) -> Option<String> {
     let authority: Authority = said.trim().to_ascii_lowercase().parse().ok()?;
     let host = authority.host().trim_end_matches('.');
     if host.is_empty() || host.parse::<IpAddr>().is_ok() || host.starts_with('[') || said.contains('@') {
