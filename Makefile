@@ -10,7 +10,7 @@ musl := $(shell uname -m)-unknown-linux-musl
 binary := $(target_dir)/$(musl)/release/hawser
 # Says what a stage is, and how long it took.
 stage := tests/stage
-scripts := .ci/run .cargo/musl-ld benches/proxy-functions tests/deps tests/dist tests/fuzz tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
+scripts := .ci/run .cargo/musl-ld benches/flames benches/proxy-functions tests/deps tests/dist tests/fuzz tests/stage $(wildcard tests/cluster/run tests/demo/run install.sh) \
 	tests/kubernetes/build tests/kubernetes/cluster tests/kubernetes/smoke
 
 .PHONY: help
@@ -75,6 +75,10 @@ bench-issuance: ## what a certificate costs the identity role, part by part, bes
 .PHONY: proxy-functions
 proxy-functions: ## list anew the functions that a proxy runs, for the linker to put side by side: when dependencies have changed much (needs root and valgrind)
 	benches/proxy-functions
+
+.PHONY: flames
+flames: ## draw where the CPU goes in two proxies under each kind of load, to docs/flames/ (needs root, perf and inferno)
+	benches/flames
 
 .PHONY: ci
 ci: ## what continuous integration runs
