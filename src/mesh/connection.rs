@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Identity, Protocol};
 
+/// The address of a socket, whatever socket saw it: IPv4 addresses that a dual-stack one shows as IPv6 are the same.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// Everything one proxy knows of its connections.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Connections {

@@ -24,7 +24,7 @@ pub use report::{InvalidReport, Report, Seen};
 pub use state::State;
 
 use super::Identity;
-use super::connection::{Connection, Direction, Tls};
+use super::connection::{Connection, Direction, Tls, canonical};
 use super::places::{Kind, Place, Places, Spot};
 use report::last_open;
 use state::judge;
@@ -169,11 +169,6 @@ pub fn join(reports: &[Report], places: &Places) -> Vec<Link> {
     }
     links.extend(inbound.into_values().flatten().map(|(pod, seen)| Link::of_server(pod, seen, places)));
     links
-}
-
-/// IPv4 addresses that a dual-stack socket saw as IPv6 are the same.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn key(connection: &Connection) -> (SocketAddr, IpAddr) {

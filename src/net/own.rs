@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpStream;
 
+use crate::mesh::connection::canonical;
+
 /// As many as are made while one finds its way back, which is milliseconds.
 const REMEMBERED_MAX: usize = 256;
 
@@ -33,10 +35,6 @@ pub fn note(stream: &TcpStream, server: SocketAddr) {
 pub fn is_own(client: SocketAddr, server: SocketAddr) -> bool {
     let sought = (canonical(client), canonical(server));
     lock().iter().rev().any(|made| *made == sought)
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn lock() -> MutexGuard<'static, VecDeque<(SocketAddr, SocketAddr)>> {

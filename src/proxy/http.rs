@@ -277,12 +277,7 @@ impl Session {
 
     /// Tells the app who the client is, whatever the client says.
     fn identify(&self, headers: &mut HeaderMap) {
-        headers.remove(CLIENT_ID);
-        // Gateways to apps (CGI, WSGI) make one name of those that differ by this only, and a client may write either.
-        let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
-        for alias in aliases {
-            headers.remove(alias);
-        }
+        forget_client_id(headers);
         if let ClientTls::Terminated(Some(identity)) = &self.client.tls
             && let Ok(identity) = HeaderValue::from_str(identity.as_str())
         {
@@ -498,6 +493,16 @@ impl Session {
             Denied::Unauthorized { .. } | Denied::InvalidPolicy { .. } => (Event::InboundHttpDenied, labels),
         };
         self.http.metrics.count(event, &labels);
+    }
+}
+
+/// Removes who a client says it is, under whatever name an app might read it.
+fn forget_client_id(headers: &mut HeaderMap) {
+    headers.remove(CLIENT_ID);
+    // Gateways to apps (CGI, WSGI) make one name of those that differ by this only, and a client may write either.
+    let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
+    for alias in aliases {
+        headers.remove(alias);
     }
 }
 

@@ -39,7 +39,7 @@ use super::policy::Policies;
 use super::profiles::Profiles;
 use super::settings::Settings;
 use super::tls::{self, Alpn, Tls};
-use crate::mesh::connection::{Direction, PlaintextReason, Security};
+use crate::mesh::connection::{Direction, PlaintextReason, Security, canonical};
 use crate::mesh::policy::{Client, ClientTls, ServerPolicy, ServerProtocol};
 use crate::mesh::{Name, Protocol};
 use crate::net::drain::Drain;
@@ -330,11 +330,6 @@ fn protocol(hint: &ServerProtocol, spoken: &Spoken) -> Protocol {
         ServerProtocol::Http2(_) | ServerProtocol::Grpc(_) => Protocol::Http2,
         ServerProtocol::Opaque | ServerProtocol::Tls => Protocol::Opaque,
     }
-}
-
-/// A dual-stack listener shows IPv4 as mapped addresses.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn flatten<S>(stream: Prefixed<Prefixed<S>>) -> Prefixed<S> {

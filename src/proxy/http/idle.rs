@@ -15,7 +15,6 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::ready;
 use std::time::Duration;
 
@@ -93,7 +92,7 @@ where
 }
 
 /// Resolves when all has been still for some time.
-async fn idle(exchanges: &Arc<Exchanges>) {
+async fn idle(exchanges: &Exchanges) {
     // Looked at now and then, because a timer for each request would cost each request.
     let mut before = None;
     loop {
@@ -120,7 +119,7 @@ async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::task::{Context, Poll};
 
     use http::header::{CONNECTION, UPGRADE};

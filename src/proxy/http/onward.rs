@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{Body, Ends, Kept, grpc_status};
-use super::{CLIENT_ID, CLIENT_IP, Failed, Session, filter, is_alias};
+use super::{CLIENT_IP, Failed, Session, filter, forget_client_id};
 use crate::mesh::policy::Permit;
 use crate::proxy::access_log::Entry;
 use crate::proxy::gateway::Onward;
@@ -31,7 +31,8 @@ impl Session {
     ) -> Result<Returned, Failed> {
         let place = self.http.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
         filter(permit, &mut request)?;
-        forget_client(request.headers_mut());
+        forget_client_id(request.headers_mut());
+        request.headers_mut().remove(CLIENT_IP);
         let was = orig_proto::downgrade_request(&mut request);
         Ok((onward.answer(request).await?, was, place))
     }
@@ -64,15 +65,5 @@ impl Session {
             kept: Kept::until(move |_| drop(place.take())),
         };
         response.map(|body| Body::returned(body, ends))
-    }
-}
-
-/// Removes what a client says of itself, under whatever name an app might read it.
-fn forget_client(headers: &mut HeaderMap) {
-    headers.remove(CLIENT_ID);
-    headers.remove(CLIENT_IP);
-    let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
-    for alias in aliases {
-        headers.remove(alias);
     }
 }
