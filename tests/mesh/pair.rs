@@ -65,9 +65,19 @@ impl Pair {
 }
 
 fn inbound(pki: &Pki, port: u16, drain: Drain) -> Inbound {
+    let policies = policies(policy::Settings { workload: "web".into(), ..policy_settings() });
+    Inbound::new(inbound_options(port), pki.tls(WEB), policies, Table::default(), Metrics::new(), drain)
+}
+
+/// As the settings are in force for as long as no control plane says anything, which this one never does.
+pub(super) fn policies(settings: policy::Settings) -> Policies {
     let away = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
-    let settings = policy::Settings {
-        workload: "web".into(),
+    Policies::new(away, settings, Drain::new())
+}
+
+pub(super) fn policy_settings() -> policy::Settings {
+    policy::Settings {
+        workload: String::new(),
         default_policy: DefaultPolicy::AllUnauthenticated,
         cluster_networks: Vec::new(),
         opaque_ports: PortSet::default(),
@@ -75,8 +85,12 @@ fn inbound(pki: &Pki, port: u16, drain: Drain) -> Inbound {
         eager_ports: Default::default(),
         idle_timeout: Duration::from_secs(90),
         limits: Limits::default(),
-    };
-    let options = Options {
+    }
+}
+
+/// Of a proxy whose pod has the addresses of loopback.
+pub(super) fn inbound_options(port: u16) -> Options {
+    Options {
         port,
         ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
         detect_timeout: Duration::from_secs(10),
@@ -90,9 +104,7 @@ fn inbound(pki: &Pki, port: u16, drain: Drain) -> Inbound {
         strangers_max: 100,
         newcomers_max: 100,
         http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(20)),
-    };
-    let policies = Policies::new(away, settings, Drain::new());
-    Inbound::new(options, pki.tls(WEB), policies, Table::default(), Metrics::new(), drain)
+    }
 }
 
 /// What one end of a conversation does next.

@@ -1,18 +1,14 @@
 //! A pod that is a gateway: its way in and its way out, and clients that come to it as proxies of another cluster do.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use hawser::mesh::Protocol;
 use hawser::mesh::policy::DefaultPolicy;
-use hawser::mesh::ports::PortSet;
-use hawser::net::drain::Drain;
 use hawser::proxy::gateway::Gateway;
-use hawser::proxy::http::AppOptions;
 use hawser::proxy::inbound::{Inbound, Options};
-use hawser::proxy::policy::{self, Policies};
-use hawser::proxy::subscription::Limits;
+use hawser::proxy::policy;
 use hawser::proxy::tls::{Alpn, ClientStream, Tls};
 use hawser::proxy::transport_header::Header;
 use hawser::wire::destination::{AuthorityOverride, WeightedAddr};
@@ -21,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::inbound::profiles::profiles;
 use super::super::outbound::world::{AUTHORITY, App, CLIENT, Peer, Pki, Pod, WEB};
+use super::super::pair::{inbound_options, policies, policy_settings};
 use crate::support::control::{Control, detect, meshed};
 
 pub(super) const GATEWAY: &str = "gateway.multicluster.serviceaccount.identity.hawser.cluster.local";
@@ -110,34 +107,15 @@ pub(super) fn header(protocol: Protocol) -> Header {
 }
 
 fn inbound(tls: Tls, control: &Control, gateway: &Pod, port: u16, network: &str) -> Inbound {
-    let away = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
-    let settings = policy::Settings {
+    let policies = policies(policy::Settings {
         workload: "gateway".into(),
         default_policy: DefaultPolicy::ClusterAuthenticated,
         cluster_networks: vec![network.parse().unwrap()],
-        opaque_ports: PortSet::default(),
-        detect_timeout: Duration::from_secs(10),
         eager_ports: [port].into(),
-        idle_timeout: Duration::from_secs(90),
-        limits: Limits::default(),
-    };
-    let options = Options {
-        port,
-        ips: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
-        detect_timeout: Duration::from_secs(10),
-        keepalive: None,
-        user_timeout: None,
-        app: AppOptions { connect_timeout: Duration::from_secs(5), idle_timeout: Duration::from_secs(3) },
-        in_flight_max: 100,
-        tells_client_ip: false,
-        access_log: None,
-        // As every pod has it.
-        profiles: Some(profiles(control)),
-        strangers_max: 100,
-        newcomers_max: 100,
-        http2_keep_alive: (Duration::from_secs(10), Duration::from_secs(20)),
-    };
-    let policies = Policies::new(away, settings, Drain::new());
+        ..policy_settings()
+    });
+    // As every pod has them.
+    let options = Options { profiles: Some(profiles(control)), ..inbound_options(port) };
     let (connections, metrics) = (gateway.connections.clone(), gateway.metrics.clone());
     let inbound = Inbound::new(options, tls, policies, connections, metrics, gateway.drain.clone());
     inbound.through(Gateway::new("svc.cluster.local.".parse().unwrap(), gateway.outbound.clone()))

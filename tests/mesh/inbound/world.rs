@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hawser::mesh::Identity;
 use hawser::mesh::connection::Connections;
@@ -24,6 +25,8 @@ use hawser::proxy::tls::Tls;
 use hawser::proxy::transport_header::Header;
 use hawser::wire::inbound::inbound_server_policies_server::{InboundServerPolicies, InboundServerPoliciesServer};
 use hawser::wire::inbound::{PortSpec, Server};
+use http_body_util::Empty;
+use hyper::client::conn::http2;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -332,4 +335,19 @@ pub(super) async fn becomes_true(what: &str, is_so: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), looking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// The client of an HTTP/2 connection is told in time to go elsewhere: a request after that is not sent.
+pub(super) async fn is_sent_away(sender: &mut http2::SendRequest<Empty<Bytes>>, within: Duration) {
+    let request = || http::Request::get("http://web.shop/").body(Empty::new()).unwrap();
+    let unsent = async {
+        loop {
+            let attempt = tokio::time::timeout(Duration::from_millis(50), sender.try_send_request(request()));
+            if let Ok(answered) = attempt.await {
+                break answered.unwrap_err().take_message();
+            }
+        }
+    };
+    let unsent = tokio::time::timeout(within, unsent).await.expect("the client was never told");
+    assert!(unsent.is_some(), "a request was sent on a connection that ends");
 }

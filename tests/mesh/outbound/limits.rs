@@ -8,7 +8,6 @@ use hawser::wire::outbound::backend::balance_p2c::{Load, PenaltyPeakEwma};
 use hawser::wire::outbound::http_route::{Retry, retry};
 use hawser::wire::outbound::{ExponentialBackoff, FailureAccrual, backend, failure_accrual, grpc_route, http_route};
 use http_body_util::BodyExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::world::{AUTHORITY, App, Peer, Pki, Pod, SERVICE, Seen, WEB};
 use super::{SOON, call, world};
@@ -80,21 +79,11 @@ async fn a_quick_answer_has_all_the_time_it_needs() {
     assert!(pod.get(SERVICE, "").await.ends_with("web"));
 }
 
-/// One POST whose body comes back.
-async fn post(pod: &Pod) -> String {
-    let mut stream = pod.connect(SERVICE).await;
-    let request = "POST /buy HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: 4\r\n\r\nshoe";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_policy_has_asked_again_is_asked_again_with_its_body() {
     let (_pki, control, pod, mut peer) = world(App::Failing(503, 2)).await;
     control.policy(SERVICE, detect_with(AUTHORITY, |rule| rule.retry = Some(retries(2))));
-    let response = post(&pod).await;
+    let response = pod.post().await;
     assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("shoe"), "{response}");
     assert!(matches!(peer.next().await, Seen::Header(..)));
     for _ in 0..3 {
@@ -150,7 +139,7 @@ async fn a_call_that_streams_is_passed_on_with_its_first_message_though_it_may_b
 async fn the_last_answer_is_passed_on_when_it_may_not_be_asked_again() {
     let (_pki, control, pod, _peer) = world(App::Failing(503, 9)).await;
     control.policy(SERVICE, detect_with(AUTHORITY, |rule| rule.retry = Some(retries(1))));
-    assert!(post(&pod).await.starts_with("HTTP/1.1 503 "));
+    assert!(pod.post().await.starts_with("HTTP/1.1 503 "));
     assert_eq!(pod.metric("outbound_http_route_retry_requests_total", &[]), 1.0);
     assert_eq!(pod.metric("outbound_http_route_retry_limit_exceeded_total", &[]), 1.0);
 }
@@ -162,7 +151,7 @@ async fn a_request_with_more_of_a_body_than_policy_allows_is_not_asked_again() {
         let retry = Retry { max_request_bytes, ..retries(1) };
         let (_pki, control, pod, _peer) = world(App::Failing(503, 1)).await;
         control.policy(SERVICE, detect_with(AUTHORITY, |rule| rule.retry = Some(retry.clone())));
-        let response = post(&pod).await;
+        let response = pod.post().await;
         assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{max_request_bytes} bytes: {response}");
         let overflows = pod.metric("outbound_http_route_retry_overflow_total", &[]);
         assert_eq!(overflows, if status == 200 { 0.0 } else { 1.0 });
@@ -173,7 +162,7 @@ async fn a_request_with_more_of_a_body_than_policy_allows_is_not_asked_again() {
 async fn nothing_is_asked_again_that_policy_does_not_name() {
     let (_pki, control, pod, mut peer) = world(App::Failing(500, 1)).await;
     control.policy(SERVICE, detect_with(AUTHORITY, |rule| rule.retry = Some(retries(3))));
-    assert!(post(&pod).await.starts_with("HTTP/1.1 500 "));
+    assert!(pod.post().await.starts_with("HTTP/1.1 500 "));
     peer.next().await;
     peer.next().await;
     assert!(peer.seen.try_recv().is_err(), "one request");

@@ -131,16 +131,6 @@ async fn a_request_that_takes_longer_than_its_route_allows_is_answered_for() {
     }
 }
 
-/// One POST whose body comes back once the app is content.
-async fn post(pod: &Pod) -> String {
-    let mut stream = pod.connect(SERVICE).await;
-    let request = "POST /buy HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: 4\r\n\r\nshoe";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
-}
-
 fn retryable(pattern: &str, retry_budget: Option<RetryBudget>) -> DestinationProfile {
     let route = Route { is_retryable: true, ..route("buy", pattern) };
     DestinationProfile { retry_budget, ..profile(vec![route]) }
@@ -150,7 +140,7 @@ fn retryable(pattern: &str, retry_budget: Option<RetryBudget>) -> DestinationPro
 async fn what_a_route_has_asked_again_is_asked_again_with_its_body() {
     let (_pki, control, pod, mut peer) = world(App::Failing(503, 2)).await;
     control.profile(SERVICE, retryable("/buy", budget(1)));
-    let response = post(&pod).await;
+    let response = pod.post().await;
     assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("shoe"), "{response}");
     requests(&mut peer, 3).await;
     let counted = |name: &str, part: &str| pod.metric(name, &["rt_route=\"buy\"", part]);
@@ -173,7 +163,7 @@ async fn nothing_is_asked_again_past_the_budget_of_all_routes() {
     let mut said = retryable("/buy", budget(1));
     said.routes.push(Route { is_retryable: true, ..route("hello", "/hello") });
     control.profile(SERVICE, said);
-    assert!(post(&pod).await.starts_with("HTTP/1.1 503 "));
+    assert!(pod.post().await.starts_with("HTTP/1.1 503 "));
     requests(&mut peer, 61).await;
     assert!(pod.get(SERVICE, "").await.starts_with("HTTP/1.1 503 "));
     requests(&mut peer, 1).await;
@@ -196,7 +186,7 @@ async fn nothing_is_asked_again_without_a_budget_that_makes_sense_or_on_another_
     ] {
         let (_pki, control, pod, mut peer) = world(App::Failing(503, usize::MAX)).await;
         control.profile(SERVICE, said.clone());
-        assert!(post(&pod).await.starts_with("HTTP/1.1 503 "));
+        assert!(pod.post().await.starts_with("HTTP/1.1 503 "));
         requests(&mut peer, 1).await;
         assert!(peer.seen.try_recv().is_err(), "{said:?}");
     }
@@ -217,7 +207,7 @@ async fn a_route_says_what_a_failure_is() {
         let mut said = retryable("/buy", budget(1));
         said.routes[0].response_classes = classes;
         control.profile(SERVICE, said);
-        post(&pod).await;
+        pod.post().await;
         requests(&mut peer, asked).await;
         assert!(peer.seen.try_recv().is_err(), "{status}");
         let parts = [format!("status_code=\"{status}\""), format!("classification=\"{counted}\"")];
@@ -268,7 +258,7 @@ async fn a_servers_proxy_is_told_what_a_profile_routed_and_never_what_an_app_say
 async fn a_request_of_no_route_has_no_limits_and_is_counted_without_one() {
     let (_pki, control, pod, mut peer) = world(App::Failing(503, 1)).await;
     control.profile(SERVICE, retryable("/sell", budget(1)));
-    assert!(post(&pod).await.starts_with("HTTP/1.1 503 "));
+    assert!(pod.post().await.starts_with("HTTP/1.1 503 "));
     requests(&mut peer, 1).await;
     assert_eq!(pod.metric("route_request_total", &["dst="]), 1.0);
     assert_eq!(pod.metric("route_request_total", &["rt_route"]), 0.0);

@@ -203,8 +203,18 @@ impl Pod {
 
     /// One HTTP/1.1 request on a connection of its own; the whole response as text.
     pub(crate) async fn get(&self, target: &str, headers: &str) -> String {
-        let mut stream = self.connect(target).await;
         let request = format!("GET /hello HTTP/1.1\r\nhost: web\r\nconnection: close\r\n{headers}\r\n");
+        self.ask(target, &request).await
+    }
+
+    /// One POST, whose body comes back where the app is content.
+    pub(crate) async fn post(&self) -> String {
+        let request = "POST /buy HTTP/1.1\r\nhost: web\r\nconnection: close\r\ncontent-length: 4\r\n\r\nshoe";
+        self.ask(SERVICE, request).await
+    }
+
+    async fn ask(&self, target: &str, request: &str) -> String {
+        let mut stream = self.connect(target).await;
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).await.unwrap();
