@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -38,11 +39,8 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                let handled = handle(stream, peer);
-                drain.spawn(async move {
-                    handled.await;
-                    drop(permit);
-                });
+                // Not an async block: that would have room for the future twice, for as long as there is the connection.
+                drain.spawn(handle(stream, peer).map(move |()| drop(permit)));
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a connection");
@@ -64,7 +62,7 @@ where
     let places = Newcomers::new(places_max);
     serve(listener, places_max + LEAVING_MAX, drain, move |stream, peer| {
         let mut place = places.enter();
-        let handled = handle(stream, peer);
+        let handled = Box::pin(handle(stream, peer));
         async move {
             tokio::select! {
                 () = handled => {}

@@ -260,7 +260,7 @@ impl Backend {
     /// Where no endpoint answers.
     pub async fn send(
         self: &Arc<Self>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         wish: Wish<'_>,
         retried: &mut Retried<'_>,
     ) -> Result<Answer, Error> {
@@ -321,7 +321,7 @@ impl Backend {
                 }
                 Err(Broken::Unsent { request: unsent, error }) => {
                     self.left_out(&client, pick, error, &mut tries)?;
-                    request = *unsent;
+                    request = unsent;
                     continue;
                 }
                 Err(Broken::Begun(begun)) => {

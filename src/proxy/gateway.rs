@@ -18,7 +18,6 @@ use std::sync::{Arc, OnceLock};
 use http::header::{FORWARDED, HOST, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::discovery::{self, Discovered};
@@ -141,7 +140,7 @@ impl Onward {
     ///
     /// # Errors
     /// Where it does not go on, or the server reset its stream.
-    pub async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
+    pub async fn answer(&self, mut request: Box<Request<Body>>) -> Result<Response<Body>, Error> {
         self.check()?;
         if request.headers().get_all(FORWARDED).iter().any(|value| forwarded::has_passed(value.as_bytes(), &self.own)) {
             return Err(Error::Loop(self.name.clone()));
@@ -193,7 +192,7 @@ impl Onward {
     }
 
     /// Says in a request that it came by here, and for HTTP/1 who is asked: its client knows the service by another name.
-    fn rewrite(&self, request: &mut Request<Incoming>) {
+    fn rewrite(&self, request: &mut Request<Body>) {
         if let Some(forwarded) = &self.forwarded {
             request.headers_mut().append(FORWARDED, forwarded.clone());
         }

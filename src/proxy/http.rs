@@ -99,6 +99,8 @@ pub struct Http {
 pub struct Session {
     pub http: Http,
     pub client: Client,
+    /// What the app is told of the client in the headers of each request, as it is written there.
+    pub told: Told,
     /// Where the app listens.
     pub target: SocketAddr,
     /// Where requests go instead of to the app, of a client of a gateway. On the heap, for few connections have it.
@@ -115,6 +117,25 @@ pub struct Session {
     pub ends_at: Option<tokio::time::Instant>,
     /// The profiles of what its requests were for.
     pub lately: Lately,
+}
+
+/// Who a client is, and where, for those who may know.
+#[derive(Debug, Default)]
+pub struct Told {
+    identity: Option<HeaderValue>,
+    ip: Option<HeaderValue>,
+}
+
+impl Told {
+    /// Where it is only if `tells_ip`.
+    pub fn of(client: &Client, tells_ip: bool) -> Self {
+        let identity = match &client.tls {
+            ClientTls::Terminated(Some(identity)) => HeaderValue::from_str(identity.as_str()).ok(),
+            _ => None,
+        };
+        let ip = tells_ip.then(|| HeaderValue::from_str(&client.address.ip().to_string()).ok()).flatten();
+        Self { identity, ip }
+    }
 }
 
 /// Where a connection is on record until it ends.
@@ -207,7 +228,7 @@ struct Sent {
 
 impl Session {
     /// Answers one request. The error is a stream that the server reset, which hyper passes on as a reset.
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Failed> {
+    async fn answer(self: Arc<Self>, request: Box<Request<Body>>) -> Result<Response<Body>, Failed> {
         if let Some(open) = &self.open {
             open.entry.add_request();
         }
@@ -223,7 +244,7 @@ impl Session {
 
     async fn answer_logged(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Box<Request<Body>>,
         asked: Asked,
         access: &mut Option<Box<Entry>>,
     ) -> Result<Response<Body>, Failed> {
@@ -266,7 +287,7 @@ impl Session {
     async fn forward(
         &self,
         permit: &Permit,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Body>>,
     ) -> Result<(Sent, Option<OrigProto>, OwnedSemaphorePermit), Failed> {
         let place = self.http.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
         filter(permit, &mut request)?;
@@ -278,37 +299,33 @@ impl Session {
     /// Tells the app who the client is, whatever the client says.
     fn identify(&self, headers: &mut HeaderMap) {
         forget_client_id(headers);
-        if let ClientTls::Terminated(Some(identity)) = &self.client.tls
-            && let Ok(identity) = HeaderValue::from_str(identity.as_str())
-        {
-            headers.insert(CLIENT_ID, identity);
+        if let Some(identity) = &self.told.identity {
+            headers.insert(CLIENT_ID, identity.clone());
         }
-        if self.http.tells_client_ip
-            && let Ok(ip) = HeaderValue::from_str(&self.client.address.ip().to_string())
-        {
-            headers.insert(CLIENT_IP, ip);
+        if let Some(ip) = &self.told.ip {
+            headers.insert(CLIENT_IP, ip.clone());
         }
     }
 
-    async fn send(&self, mut request: Request<Incoming>) -> Result<Sent, AppError> {
+    async fn send(&self, mut request: Box<Request<Body>>) -> Result<Sent, AppError> {
         let app = self.http.apps.of(self.target);
         let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner).take();
         let switches = request.method() == Method::CONNECT || headers::has(request.headers(), &UPGRADE);
-        let switching = switches.then(|| hyper::upgrade::on(&mut request));
+        let switching = switches.then(|| hyper::upgrade::on(&mut *request));
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());
         }
         let answered = if request.version() == Version::HTTP_2 {
             self.set_authority(&mut request);
-            app.send_http2(request.map(Body::from), dialled).await?
+            app.send_http2(request, dialled).await?
         } else {
-            app.send_http1(request.map(Body::from), dialled).await?
+            app.send_http1(request, dialled).await?
         };
         Ok(Sent { answered, app, switching })
     }
 
     /// HTTP/2 needs an authority; a client that named none meant the address it connected to.
-    fn set_authority(&self, request: &mut Request<Incoming>) {
+    fn set_authority(&self, request: &mut Request<Body>) {
         if request.uri().authority().is_some() && request.uri().scheme().is_some() {
             return;
         }
@@ -498,7 +515,7 @@ impl Session {
 
 /// Removes who a client says it is, under whatever name an app might read it.
 fn forget_client_id(headers: &mut HeaderMap) {
-    headers.remove(CLIENT_ID);
+    headers::take(headers, &CLIENT_ID);
     // Gateways to apps (CGI, WSGI) make one name of those that differ by this only, and a client may write either.
     let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name)).cloned().collect();
     for alias in aliases {
@@ -517,7 +534,7 @@ fn has_switched(response: &Response<Incoming>, asked: Asked) -> bool {
 }
 
 /// Does what the rule says, in its order.
-fn filter(permit: &Permit, request: &mut Request<Incoming>) -> Result<(), Failed> {
+fn filter(permit: &Permit, request: &mut Request<Body>) -> Result<(), Failed> {
     for filter in permit.filters() {
         match filter {
             Filter::Fail { status, message, ratio } if strikes(*ratio) => {

@@ -18,7 +18,7 @@ mod error;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use error::Error;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::access_log::AccessLog;
@@ -38,7 +38,7 @@ use super::metrics::{Event, Labels, Metrics};
 use super::policy::Policies;
 use super::profiles::Profiles;
 use super::settings::Settings;
-use super::tls::{self, Alpn, Tls};
+use super::tls::{self, Alpn, ServerStream, Terms, Tls};
 use crate::mesh::connection::{Direction, PlaintextReason, Security, canonical};
 use crate::mesh::policy::{Client, ClientTls, ServerPolicy, ServerProtocol};
 use crate::mesh::{Name, Protocol};
@@ -138,6 +138,22 @@ struct Arrival {
     ends_at: Option<Instant>,
 }
 
+/// What a connection turned out to be.
+enum Recognized {
+    /// Requests or bytes for one target.
+    Whole {
+        arrival: Arrival,
+        policy: watch::Receiver<Arc<ServerPolicy>>,
+        protocol: Protocol,
+        stream: Box<dyn Stream>,
+        dialled: Tried,
+        /// The place of a client that has not proven who it is.
+        stranger: Option<OwnedSemaphorePermit>,
+    },
+    /// Opaque streams one after another, each for a target of its own.
+    Streams { first: Arrival, connection: ServerStream<Prefixed<TcpStream>>, terms: Terms },
+}
+
 impl Inbound {
     pub fn new(
         options: Options,
@@ -187,12 +203,33 @@ impl Inbound {
 
     /// Carries one connection that was going to `target`, and tells what became of it.
     pub async fn accept(&self, stream: TcpStream, peer: SocketAddr, target: SocketAddr) {
-        if let Err(error) = Box::pin(self.carry(stream, peer, target)).await {
+        if let Err(error) = self.carry(stream, peer, target).await {
             self.report(peer, &error);
         }
     }
 
     async fn carry(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
+        // Each on the heap, so that while a connection is carried there is nothing left of what it took to know it.
+        let recognized = Box::pin(self.recognize(stream, client, target)).await;
+        self.carry_recognized(recognized?).await
+    }
+
+    fn carry_recognized(&self, recognized: Recognized) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {
+        match recognized {
+            Recognized::Whole { arrival, policy, protocol: Protocol::Opaque, stream, dialled, stranger } => {
+                Box::pin(self.forward_bytes(arrival, policy, stream, dialled, stranger))
+            }
+            Recognized::Whole { arrival, policy, protocol, stream, dialled, stranger } => {
+                Box::pin(self.forward_requests(arrival, policy, protocol, stream, dialled, stranger))
+            }
+            Recognized::Streams { first, connection, terms } => {
+                Box::pin(self.forward_streams(first, connection, terms))
+            }
+        }
+    }
+
+    /// Finds out who opened a connection, and what for.
+    async fn recognize(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<Recognized, Error> {
         let (client, target) = (canonical(client), canonical(target));
         if !self.options.ips.is_empty() && !self.options.ips.contains(&target.ip()) {
             return Err(Error::WrongTarget(target));
@@ -206,8 +243,8 @@ impl Inbound {
     }
 
     /// Someone came to a port of the app: a peer of the mesh in the older way, or anyone else.
-    async fn app_port(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
-        let stranger = self.strangers.clone().try_acquire_owned().map_err(|_| Error::Crowded)?;
+    async fn app_port(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<Recognized, Error> {
+        let mut stranger = Some(self.strangers.clone().try_acquire_owned().map_err(|_| Error::Crowded)?);
         let policy = self.policies.port(target.port());
         let hint = policy.borrow().protocol.clone();
         let plaintext = |reason| {
@@ -216,29 +253,39 @@ impl Inbound {
         };
         if let ServerProtocol::Opaque = hint {
             let arrival = plaintext(PlaintextReason::PortSkipped);
-            return self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), None).await;
+            let stream = Box::new(stream);
+            return Ok(Recognized::Whole {
+                arrival,
+                policy,
+                protocol: Protocol::Opaque,
+                stream,
+                dialled: None,
+                stranger,
+            });
         }
         let arrival = plaintext(PlaintextReason::NoTlsFromRemote);
-        let (spoken, stream, app) = self.listen(stream, &arrival, &policy, None).await?;
-        match &spoken {
+        let (spoken, stream, dialled) = self.listen(stream, &arrival, &policy, None).await?;
+        let (arrival, protocol, stream, dialled): (_, _, Box<dyn Stream>, _) = match &spoken {
             Spoken::Tls { .. } if self.is_ours(&spoken) => {
                 let tls::Accepted { stream, security, terms, .. } = self.tls.accept(stream, Alpn::None).await?;
                 if let Security::Mutual(_) = security {
-                    drop(stranger);
+                    stranger = None;
                 }
                 let arrival = Arrival { security, ends_at: self.tls.ends_at(&terms), ..arrival };
                 if let ServerProtocol::Http2(_) | ServerProtocol::Grpc(_) = hint {
-                    return self.forward(arrival, policy, Protocol::Http2, Box::new(stream), app).await;
+                    (arrival, Protocol::Http2, Box::new(stream), dialled)
+                } else {
+                    let (spoken, stream, dialled) = self.listen(stream, &arrival, &policy, dialled).await?;
+                    (arrival, protocol(&hint, &spoken), Box::new(stream), dialled)
                 }
-                let (spoken, stream, app) = self.listen(stream, &arrival, &policy, app).await?;
-                self.forward(arrival, policy, protocol(&hint, &spoken), Box::new(stream), app).await
             }
             Spoken::Tls { sni } => {
                 let arrival = Arrival { security: Security::Passthrough { sni: sni.clone() }, ..arrival };
-                self.forward(arrival, policy, Protocol::Opaque, Box::new(stream), app).await
+                (arrival, Protocol::Opaque, Box::new(stream), dialled)
             }
-            _ => self.forward(arrival, policy, protocol(&hint, &spoken), Box::new(stream), app).await,
-        }
+            _ => (arrival, protocol(&hint, &spoken), Box::new(stream), dialled),
+        };
+        Ok(Recognized::Whole { arrival, policy, protocol, stream, dialled, stranger })
     }
 
     /// Finds out what is spoken, from the app too if the client may hear it.
@@ -317,6 +364,10 @@ impl Arrival {
 
     fn labels(&self) -> Labels {
         Labels::target(self.target).and(&Labels::tls(Direction::Inbound, &self.security))
+    }
+
+    fn labels_under(&self, policy: &ServerPolicy) -> Labels {
+        self.labels().and(&Labels::server(&policy.meta, self.target.port()))
     }
 }
 

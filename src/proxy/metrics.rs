@@ -188,7 +188,7 @@ impl Metrics {
         let written = inner.tcp_write_bytes.with(labels);
         Transport {
             metrics: self.clone(),
-            labels: labels.clone(),
+            labels: inner.tcp_open_connections.shared(labels),
             open,
             totals: Totals { read, written },
             errno: OnceLock::new(),

@@ -197,6 +197,11 @@ impl<L: Clone + Eq + Hash, S: Series> Family<L, S> {
         known.entry(labels.clone()).or_insert_with(made).series.clone()
     }
 
+    /// The labels equal to these that are kept here, for whoever keeps them too: thousands then share one copy.
+    pub fn shared(&self, labels: &L) -> L {
+        self.known().get_key_value(labels).map_or(labels, |(shared, _)| shared).clone()
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<L, Known<S>>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

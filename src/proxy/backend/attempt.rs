@@ -60,7 +60,7 @@ impl Begun {
         self,
         address: SocketAddr,
         again: Option<&Again>,
-    ) -> Result<(Request<Body>, Arc<client::Error>), Self> {
+    ) -> Result<(Box<Request<Body>>, Arc<client::Error>), Self> {
         match self {
             Self::Lost(source) if reset(&source) == Some(h2::Reason::REFUSED_STREAM) => {
                 match again.and_then(Again::request) {
@@ -108,7 +108,11 @@ impl From<Failed> for Broken {
 }
 
 /// Sends a request, and waits for the head of its response; where calls are judged, for what says how a call ended too.
-pub(super) async fn send(client: &Arc<Client>, request: Request<Body>, judges_calls: bool) -> Result<Head, Failed> {
+pub(super) async fn send(
+    client: &Arc<Client>,
+    request: Box<Request<Body>>,
+    judges_calls: bool,
+) -> Result<Head, Failed> {
     let Answered { mut response, started } = client.send(request).await?;
     let beginning = if judges_calls && peek::has_status_at_end(&response) {
         Some(Box::new(peek::peek(response.body_mut()).await))

@@ -140,7 +140,7 @@ impl<'r> Retried<'r> {
     }
 
     /// The request once more, after a pause; none where `retry` does not want that, or not so often, or too much of it has passed.
-    pub(super) async fn next(&mut self, retry: Option<&Retry>, again: Option<&Again>) -> Option<Request<Body>> {
+    pub(super) async fn next(&mut self, retry: Option<&Retry>, again: Option<&Again>) -> Option<Box<Request<Body>>> {
         let retry = retry?;
         if self.requests >= retry.max {
             self.is_limit_exceeded = true;

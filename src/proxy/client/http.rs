@@ -172,7 +172,7 @@ impl Client {
     ///
     /// # Errors
     /// Where there is no response.
-    pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
+    pub async fn send(self: &Arc<Self>, request: Box<Request<Body>>) -> Result<Answered, Failed> {
         let mut answered = match &self.renamed {
             None => self.ask(request).await?,
             Some(renamed) => Box::pin(self.ask_renamed(renamed, request)).await?,
@@ -183,7 +183,11 @@ impl Client {
         Ok(answered)
     }
 
-    async fn ask_renamed(self: &Arc<Self>, renamed: &Renamed, mut request: Request<Body>) -> Result<Answered, Failed> {
+    async fn ask_renamed(
+        self: &Arc<Self>,
+        renamed: &Renamed,
+        mut request: Box<Request<Body>>,
+    ) -> Result<Answered, Failed> {
         let before = renamed.rename(&mut request);
         let version = request.version();
         match self.ask(request).await {
@@ -196,7 +200,7 @@ impl Client {
         }
     }
 
-    async fn ask(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
+    async fn ask(self: &Arc<Self>, mut request: Box<Request<Body>>) -> Result<Answered, Failed> {
         if self.endpoint.authority_override.is_some() {
             // The name of a target means nothing in another cluster.
             headers::take(request.headers_mut(), &respond::DST_CANONICAL);
@@ -248,18 +252,18 @@ impl Client {
         self.connector.is_local(&self.endpoint)
     }
 
-    async fn send_http2(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
+    async fn send_http2(self: &Arc<Self>, mut request: Box<Request<Body>>) -> Result<Answered, Failed> {
         let mut attempt = 1;
         loop {
             let Shared { mut sender, records } = match self.shared().await {
                 Ok(shared) => shared,
-                Err(error) => return Err(Failed::Unsent { request: Box::new(request), error }),
+                Err(error) => return Err(Failed::Unsent { request, error }),
             };
             let started = self.start(&records);
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => return Ok(Answered { response, started }),
                 Err(failed) => match self.failed(failed, started) {
-                    Failed::Unsent { request: unsent, .. } if attempt < CONNECTIONS_MAX => request = *unsent,
+                    Failed::Unsent { request: unsent, .. } if attempt < CONNECTIONS_MAX => request = unsent,
                     failed => return Err(failed),
                 },
             }
@@ -267,7 +271,7 @@ impl Client {
         }
     }
 
-    async fn send_http1(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Failed> {
+    async fn send_http1(self: &Arc<Self>, mut request: Box<Request<Body>>) -> Result<Answered, Failed> {
         let mut attempt = 1;
         loop {
             let kept = if attempt < CONNECTIONS_MAX { self.take_idle() } else { None };
@@ -275,17 +279,17 @@ impl Client {
                 Some(idle) => (idle.sender, idle.records, idle.ends_at),
                 None => match Box::pin(self.connect_http1()).await {
                     Ok(connected) => connected,
-                    Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
+                    Err(error) => return Err(Failed::Unsent { request, error: Arc::new(error) }),
                 },
             };
             let started = self.start(&records);
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => {
                     self.keep(sender, records, ends_at);
                     return Ok(Answered { response, started });
                 }
                 Err(failed) => match self.failed(failed, started) {
-                    Failed::Unsent { request: unsent, .. } if attempt < CONNECTIONS_MAX => request = *unsent,
+                    Failed::Unsent { request: unsent, .. } if attempt < CONNECTIONS_MAX => request = unsent,
                     failed => return Err(failed),
                 },
             }
@@ -293,14 +297,14 @@ impl Client {
         }
     }
 
-    async fn send_upgrade(self: &Arc<Self>, request: Request<Body>) -> Result<Answered, Failed> {
+    async fn send_upgrade(self: &Arc<Self>, request: Box<Request<Body>>) -> Result<Answered, Failed> {
         let (mut sender, records, ends_at) = match Box::pin(self.connect_http1()).await {
             Ok(connected) => connected,
-            Err(error) => return Err(Failed::Unsent { request: Box::new(request), error: Arc::new(error) }),
+            Err(error) => return Err(Failed::Unsent { request, error: Arc::new(error) }),
         };
         let started = self.start(&records);
         let open = records.upgrade();
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(mut response) => {
                 response.extensions_mut().insert(Upgraded { _records: open, ends_at });
                 Ok(Answered { response, started })
@@ -487,7 +491,7 @@ mod tests {
     fn a_request_needs_no_place_for_connecting() {
         let endpoint = Endpoint::plain("10.0.0.1:80".parse().unwrap());
         let client = Arc::new(Client::new(super::super::tests::connector(), endpoint, None));
-        let sending = client.send(Request::new(Body::default()));
+        let sending = client.send(Box::new(Request::new(Body::default())));
         // It is made, moved and dropped with each request.
         assert!(size_of_val(&sending) <= 4096, "{} bytes", size_of_val(&sending));
     }

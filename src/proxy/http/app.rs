@@ -207,12 +207,12 @@ impl App {
     /// Where there is no response.
     pub async fn send_http1(
         &self,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         if let Some(stream) = dialled {
             let mut sender = self.begin_http1(stream).await?;
-            return self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error);
+            return self.answer(sender.try_send_request(*request).await, sender).map_err(|(error, _)| error);
         }
         let mut again = None;
         while let Some(mut sender) = self.take_idle() {
@@ -220,10 +220,10 @@ impl App {
             if again.is_none() && request.method().is_idempotent() {
                 (request, again) = repeat::keep(request);
             }
-            match self.answer(sender.try_send_request(request).await, sender) {
+            match self.answer(sender.try_send_request(*request).await, sender) {
                 Ok(answered) => return Ok(answered),
                 // The app had closed it meanwhile, and no byte was sent.
-                Err((_, Some(unsent))) => request = *unsent,
+                Err((_, Some(unsent))) => request = unsent,
                 Err((error, None)) => {
                     let again = again.as_ref().filter(|_| error.unserved(true).is_some());
                     request = again.and_then(Again::request).ok_or(error)?;
@@ -231,7 +231,7 @@ impl App {
             }
         }
         let mut sender = self.begin_http1(Box::new(self.connector.connect(self.target).await?)).await?;
-        self.answer(sender.try_send_request(request).await, sender).map_err(|(error, _)| error)
+        self.answer(sender.try_send_request(*request).await, sender).map_err(|(error, _)| error)
     }
 
     #[expect(clippy::type_complexity, reason = "an error that gives back what it could not send")]
@@ -295,16 +295,16 @@ impl App {
     /// Where there is no response, or the app reset the stream.
     pub async fn send_http2(
         &self,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
         mut dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         // Once on the connection there is, once more on a new one where that turns out to have ended.
         for last in [false, true] {
             let mut sender = self.shared(dialled.take()).await?;
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => return Ok(Answered { response, connection: None }),
                 Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if !last => request = unsent,
+                    Some(unsent) if !last => *request = unsent,
                     _ => return Err(self.lost(failed.into_error())),
                 },
             }

@@ -56,27 +56,9 @@ where
 {
     let mut stream = Prefixed::from(stream);
     loop {
-        let (heads, clock, exchanges) = Heads::http1(stream, head_timeout);
-        let (answer, asked) = (answer.clone(), exchanges.clone());
-        let answer = service_fn(move |request| {
-            asked.ask();
-            answer(request)
-        });
-        let connection = http1.timer(clock).serve_connection(TokioIo::new(heads), answer).with_upgrades();
-        // On the heap, so that an idle connection is without it.
-        let mut connection = Box::new(connection);
-        tokio::select! {
-            served = &mut *connection => return served,
-            () = idle(&exchanges) => {}
-            () = drain.started() => {
-                Pin::new(&mut *connection).graceful_shutdown();
-                return connection.await;
-            }
-        }
-        let Some(parts) = connection.into_parts() else { return Ok(()) };
-        // The beginning of a head, of a client that sent it along with a request.
-        let begun = parts.read_buf;
-        let (unread, mut bare) = parts.io.into_inner().into_stream().into_parts();
+        let Some((begun, mut bare)) = serve(stream, http1, head_timeout, drain, answer.clone()).await? else {
+            return Ok(());
+        };
         let heard = tokio::select! {
             heard = hear(&mut bare) => heard.unwrap_or_default(),
             () = drain.started() => Bytes::new(),
@@ -86,9 +68,48 @@ where
             let _ = bare.shutdown().await;
             return Ok(());
         }
-        let said = if begun.is_empty() && unread.is_empty() { heard } else { [begun, unread, heard].concat().into() };
+        let said = if begun.is_empty() { heard } else { [begun, heard].concat().into() };
         stream = Prefixed::new(said, bare);
     }
+}
+
+/// Answers requests until there are none for some time: then returns the stream, and the beginning of a head that the client sent along with a
+/// request. All that hyper had is gone by then.
+async fn serve<S, A, F, E>(
+    stream: Prefixed<S>,
+    http1: &mut http1::Builder,
+    head_timeout: Duration,
+    drain: &Drain,
+    answer: A,
+) -> Result<Option<(Bytes, S)>, hyper::Error>
+where
+    S: Stream + 'static,
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
+    F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let (heads, clock, exchanges) = Heads::http1(stream, head_timeout);
+    let asked = exchanges.clone();
+    let answer = service_fn(move |request| {
+        asked.ask();
+        answer(request)
+    });
+    let connection = http1.timer(clock).serve_connection(TokioIo::new(heads), answer).with_upgrades();
+    // On the heap, so that an idle connection is without it.
+    let mut connection = Box::new(connection);
+    tokio::select! {
+        served = &mut *connection => return served.map(|()| None),
+        () = idle(&exchanges) => {}
+        () = drain.started() => {
+            Pin::new(&mut *connection).graceful_shutdown();
+            return connection.await.map(|()| None);
+        }
+    }
+    Ok(connection.into_parts().map(|parts| {
+        let (unread, bare) = parts.io.into_inner().into_stream().into_parts();
+        // Copied, for even an empty part of hyper's buffer would keep all of it.
+        (Bytes::from([parts.read_buf, unread].concat()), bare)
+    }))
 }
 
 /// Resolves when all has been still for some time.

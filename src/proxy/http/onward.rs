@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{Body, Ends, Kept, grpc_status};
@@ -27,7 +26,7 @@ impl Session {
         &self,
         onward: &Onward,
         permit: &Permit,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Returned, Failed> {
         let place = self.http.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
         filter(permit, &mut request)?;

@@ -91,31 +91,28 @@ impl Unserved {
 }
 
 /// The same request, and what it takes to repeat it. None where it would become something else than a request.
-pub fn keep(request: Request<Body>) -> (Request<Body>, Option<Again>) {
+pub fn keep(mut request: Box<Request<Body>>) -> (Box<Request<Body>>, Option<Again>) {
     if request.method() == Method::CONNECT || headers::has(request.headers(), &UPGRADE) {
         return (request, None);
     }
     let head = head(&request, ());
-    let (parts, body) = request.into_parts();
-    let (body, record) = match body.into_incoming() {
-        None => (Body::default(), None),
-        Some(incoming) => {
-            let recorded = Recorded::new(incoming);
-            let record = recorded.record.clone();
-            (Body::from(recorded), Some(record))
-        }
-    };
-    (Request::from_parts(parts, body), Some(Again { head, body: record }))
+    let record = std::mem::take(request.body_mut()).into_incoming().map(|incoming| {
+        let recorded = Recorded::new(incoming);
+        let record = recorded.record.clone();
+        *request.body_mut() = Body::from(recorded);
+        record
+    });
+    (request, Some(Again { head, body: record }))
 }
 
 impl Again {
     /// The request once more, in the place of the one before. None where too much of its body has passed, or its client broke off.
-    pub fn request(&self) -> Option<Request<Body>> {
+    pub fn request(&self) -> Option<Box<Request<Body>>> {
         let body = match &self.body {
             None => Body::default(),
             Some(record) => Body::from(Recorded::again(record)?),
         };
-        Some(head(&self.head, body))
+        Some(Box::new(head(&self.head, body)))
     }
 
     /// Whether all of the body that has passed is kept, and is no more than so many bytes.
@@ -337,11 +334,10 @@ mod tests {
 
     #[test]
     fn requests_that_become_something_else_are_not_kept() {
-        let switch = Request::get("/").header("upgrade", "websocket").body(Body::default()).unwrap();
-        assert!(keep(switch).1.is_none());
-        let tunnel = Request::connect("web:80").body(Body::default()).unwrap();
-        assert!(keep(tunnel).1.is_none());
-        let (request, again) = keep(Request::post("/buy").header("x", "y").body(Body::default()).unwrap());
+        let kept = |request: http::request::Builder| keep(Box::new(request.body(Body::default()).unwrap()));
+        assert!(kept(Request::get("/").header("upgrade", "websocket")).1.is_none());
+        assert!(kept(Request::connect("web:80")).1.is_none());
+        let (request, again) = kept(Request::post("/buy").header("x", "y"));
         let again = again.unwrap().request().unwrap();
         assert_eq!(
             (again.method(), again.uri(), again.headers()),

@@ -40,14 +40,15 @@ pub async fn carry<A, F, E>(
     answer: A,
 ) -> Result<(), hyper::Error>
 where
-    A: Fn(Request<Incoming>) -> F + Clone + Send + Unpin + 'static,
+    A: Fn(Box<Request<Body>>) -> F + Clone + Send + Unpin + 'static,
     F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let answer = move |mut request: Request<Incoming>| {
         let version = request.version();
-        // On the heap, because it is large, and hyper moves it several times before it starts.
-        let answered = host::settle(&mut request).map(|()| Box::pin(answer(request)));
+        // Both on the heap: a request passes through many hands, each of which would have room for it, and hyper moves what answers it several
+        // times before it starts.
+        let answered = host::settle(&mut request).map(|()| Box::pin(answer(Box::new(request.map(Body::from)))));
         async move {
             match answered {
                 Ok(answered) => answered.await.map(|mut response: Response<Body>| {

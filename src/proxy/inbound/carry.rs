@@ -1,22 +1,22 @@
 //! Puts connections on record and carries them to the app, or on through a gateway: request by request, or blindly after one permit.
 //!
-//! Start at [`Inbound::forward`].
+//! Start at [`Inbound::forward_requests`] and [`Inbound::forward_bytes`].
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Arrival, Error, Inbound, Tried};
 use crate::mesh::Protocol;
 use crate::mesh::connection::{Direction, Security};
-use crate::mesh::policy::{Client, ServerPolicy};
+use crate::mesh::policy::ServerPolicy;
 use crate::net::counted::Counted;
 use crate::net::prefixed::Prefixed;
 use crate::net::stream::Stream;
 use crate::proxy::connections::Opened;
 use crate::proxy::gateway::Onward;
-use crate::proxy::http::{self, Dialled, Open, Session};
+use crate::proxy::http::{self, Dialled, Open, Session, Told};
 use crate::proxy::metrics::{Event, Labels};
 use crate::proxy::profiles::Lately;
 use crate::proxy::tls::end;
@@ -24,29 +24,21 @@ use crate::proxy::{outbound, tcp};
 
 /// Where blind bytes go.
 pub(super) enum Way {
-    App(Prefixed<Dialled>),
+    App(Box<Prefixed<Dialled>>),
     Onward(Box<Onward>, outbound::Way),
 }
 
-/// The policy that let blind bytes through, and its labels.
-pub(super) struct Permitted {
-    in_force: Arc<ServerPolicy>,
-    labels: Labels,
-}
-
 impl Inbound {
-    /// Puts the connection on record and carries it, blindly or request by request.
-    pub(super) async fn forward(
+    /// Puts the connection on record and carries it, request by request.
+    pub(super) async fn forward_requests(
         &self,
         arrival: Arrival,
         policy: watch::Receiver<Arc<ServerPolicy>>,
         protocol: Protocol,
         stream: Box<dyn Stream>,
         dialled: Tried,
+        _stranger: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Error> {
-        if protocol == Protocol::Opaque {
-            return Box::pin(self.forward_bytes(arrival, policy, stream, dialled)).await;
-        }
         let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
         let onward = self.onward(&arrival, Some(&open));
@@ -56,9 +48,11 @@ impl Inbound {
             // It is told to end by itself.
             http.drain = http.drain.part();
         }
+        let client = arrival.client();
         let session = Session {
+            told: Told::of(&client, http.tells_client_ip),
             http,
-            client: arrival.client(),
+            client,
             target: arrival.target,
             onward,
             policy,
@@ -72,16 +66,18 @@ impl Inbound {
         Box::pin(http::serve(session, protocol, stream)).await.map_err(Error::Http)
     }
 
-    async fn forward_bytes(
+    /// Carries all of the connection blindly, after one permit.
+    pub(super) async fn forward_bytes(
         &self,
         arrival: Arrival,
         mut policy: watch::Receiver<Arc<ServerPolicy>>,
         stream: Box<dyn Stream>,
         dialled: Tried,
+        _stranger: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Error> {
-        let permitted = self.permit_bytes(&arrival, &mut policy)?;
+        let in_force = self.permit_bytes(&arrival, &mut policy)?;
         let way = self.way(&arrival, dialled).await?;
-        self.carry_bytes(&arrival, policy, &permitted, stream, way).await
+        self.carry_bytes(&arrival, policy, &in_force, stream, way).await
     }
 
     /// Connects to where bytes go that are permitted.
@@ -91,8 +87,8 @@ impl Inbound {
                 let way = Box::pin(onward.open()).await?;
                 Way::Onward(onward, way)
             }
-            (None, Some(dialled)) => Way::App(dialled?),
-            (None, None) => Way::App(self.http.apps.connect(arrival.target).await?.into()),
+            (None, Some(dialled)) => Way::App(Box::new(dialled?)),
+            (None, None) => Way::App(Box::new(self.http.apps.connect(arrival.target).await?.into())),
         })
     }
 
@@ -107,50 +103,49 @@ impl Inbound {
         Some(Box::new(gateway.onward(name, self.tls.identity()?, client, open.cloned(), arrival.ends_at)))
     }
 
-    /// Whether the client may exchange blind bytes with the app.
+    /// Whether the client may exchange blind bytes with the app, and by which policy.
     pub(super) fn permit_bytes(
         &self,
         arrival: &Arrival,
         policy: &mut watch::Receiver<Arc<ServerPolicy>>,
-    ) -> Result<Permitted, Error> {
+    ) -> Result<Arc<ServerPolicy>, Error> {
         // Blind bytes may be HTTP that says of its client what it likes.
         if self.options.tells_client_ip {
             return Err(Error::OnlyHttp);
         }
         let in_force = policy.borrow_and_update().clone();
-        let labels = Labels::server(&in_force.meta, arrival.target.port());
-        let labels = arrival.labels().and(&labels);
+        let labels = arrival.labels_under(&in_force);
         let permit = in_force
             .authorize_connection(&arrival.client())
             .inspect_err(|_| self.http.metrics.count(Event::InboundTcpDenied, &labels))?;
-        let permitted = labels.and(&Labels::meta("authz", permit.authorization()));
-        self.http.metrics.count(Event::InboundTcpAllowed, &permitted);
+        let labels = labels.and(&Labels::meta("authz", permit.authorization()));
+        self.http.metrics.count(Event::InboundTcpAllowed, &labels);
         if permit.is_audit() {
             tracing::info!(client = %arrival.client, target = %arrival.target, "permitted by the audit policy only");
         }
-        Ok(Permitted { in_force, labels })
+        Ok(in_force)
     }
 
     pub(super) async fn carry_bytes(
         &self,
         arrival: &Arrival,
         mut policy: watch::Receiver<Arc<ServerPolicy>>,
-        permitted: &Permitted,
+        in_force: &ServerPolicy,
         stream: impl Stream,
         way: Way,
     ) -> Result<(), Error> {
-        let open = self.open(arrival, &permitted.in_force, Protocol::Opaque);
+        let open = self.open(arrival, in_force, Protocol::Opaque);
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
         match way {
             Way::App(app) => tokio::select! {
                 carried = tcp::carry(stream, app, &self.http.drain) => {
                     Ok(carried.inspect_err(|error| open.transport.failed(error.io()))?)
                 }
-                error = self.must_end(arrival, &mut policy, permitted) => Err(error),
+                error = self.must_end(arrival, &mut policy, in_force) => Err(error),
             },
             Way::Onward(onward, way) => tokio::select! {
                 carried = Box::pin(onward.carry(way, stream)) => carried.map_err(|error| Error::Gateway(error.into())),
-                error = self.must_end(arrival, &mut policy, permitted) => Err(error),
+                error = self.must_end(arrival, &mut policy, in_force) => Err(error),
             },
         }
     }
@@ -160,13 +155,12 @@ impl Inbound {
         &self,
         arrival: &Arrival,
         policy: &mut watch::Receiver<Arc<ServerPolicy>>,
-        permitted: &Permitted,
+        in_force: &ServerPolicy,
     ) -> Error {
-        let client = arrival.client();
         tokio::select! {
             () = end(arrival.ends_at) => Error::CertificateEnded,
-            () = revoked(policy, &client) => {
-                self.http.metrics.count(Event::InboundTcpTerminated, &permitted.labels);
+            () = revoked(policy, arrival) => {
+                self.http.metrics.count(Event::InboundTcpTerminated, &arrival.labels_under(in_force));
                 Error::Revoked
             }
         }
@@ -193,13 +187,13 @@ impl Inbound {
 }
 
 /// Resolves when a change of policy puts the client out.
-async fn revoked(policy: &mut watch::Receiver<Arc<ServerPolicy>>, client: &Client) {
+async fn revoked(policy: &mut watch::Receiver<Arc<ServerPolicy>>, arrival: &Arrival) {
     loop {
         if policy.changed().await.is_err() {
             // Nobody is left to change it.
             return pending().await;
         }
-        if policy.borrow_and_update().authorize_connection(client).is_err() {
+        if policy.borrow_and_update().authorize_connection(&arrival.client()).is_err() {
             return;
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::{Arrival, Error, Inbound};
+use super::{Arrival, Error, Inbound, Recognized};
 use crate::mesh::connection::Security;
 use crate::mesh::{Name, Protocol};
 use crate::net::fair;
@@ -36,10 +36,15 @@ struct Proven {
 
 impl Inbound {
     /// A peer's proxy came to the inbound port itself: it must prove who it is, and say what for.
-    pub(super) async fn direct(&self, stream: TcpStream, client: SocketAddr, server: SocketAddr) -> Result<(), Error> {
+    pub(super) async fn direct(
+        &self,
+        stream: TcpStream,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> Result<Recognized, Error> {
         let mut newcomer = self.newcomers.enter();
         let Proven { stream, security, streams, terms, header } = tokio::select! {
-            proven = Box::pin(self.prove(stream)) => proven?,
+            proven = self.prove(stream) => proven?,
             () = newcomer.lost() => return Err(Error::Crowded),
         };
         drop(newcomer);
@@ -47,10 +52,11 @@ impl Inbound {
         let ends_at = self.tls.ends_at(&terms);
         let arrival = self.meant(header, Arrival { client, server, target: server, name: None, security, ends_at })?;
         if streams && protocol == Protocol::Opaque {
-            return Box::pin(self.forward_streams(arrival, stream, &terms)).await;
+            return Ok(Recognized::Streams { first: arrival, connection: stream, terms });
         }
         let policy = self.policies.port(arrival.target.port());
-        self.forward(arrival, policy, protocol, Box::new(stream), None).await
+        let stream = Box::new(stream);
+        Ok(Recognized::Whole { arrival, policy, protocol, stream, dialled: None, stranger: None })
     }
 
     /// Finds out who a client is that came to the inbound port.
@@ -102,21 +108,21 @@ impl Inbound {
     }
 
     /// Carries one opaque stream after another. Each is authorized, and accepted once its server is there.
-    async fn forward_streams(
+    pub(super) async fn forward_streams(
         &self,
-        first: Arrival,
-        connection: ServerStream<Prefixed<TcpStream>>,
-        terms: &Terms,
+        mut arrival: Arrival,
+        mut connection: ServerStream<Prefixed<TcpStream>>,
+        terms: Terms,
     ) -> Result<(), Error> {
-        let (mut arrival, mut connection, mut is_first) = (first, connection, true);
+        let mut is_first = true;
         loop {
             let mut policy = self.policies.port(arrival.target.port());
-            let permitted = self.permit_bytes(&arrival, &mut policy)?;
+            let in_force = self.permit_bytes(&arrival, &mut policy)?;
             let way = self.way(&arrival, None).await?;
             let accepted =
                 if is_first { Ok(Framed::first(connection, &[])) } else { Framed::accepted(connection).await };
             let mut stream = accepted.map_err(Error::Stream)?;
-            self.carry_bytes(&arrival, policy, &permitted, &mut stream, way).await?;
+            self.carry_bytes(&arrival, policy, &in_force, &mut stream, way).await?;
             let Some(ended) = stream.into_connection() else { return Ok(()) };
             (connection, is_first) = (ended, false);
             let header = tokio::select! {
@@ -125,7 +131,7 @@ impl Inbound {
             };
             // Between two streams a client may leave as it likes. One that came too late finds a new connection.
             let Ok(Ok(header)) = header else { return Ok(()) };
-            if self.http.drain.has_started() || !self.tls.still(terms) {
+            if self.http.drain.has_started() || !self.tls.still(&terms) {
                 return Ok(());
             }
             if header.protocol != Protocol::Opaque {

@@ -118,7 +118,14 @@ impl Requests {
     pub fn start(&self) -> Started {
         self.0.total.inc();
         let at = Instant::now();
-        Started { requests: self.clone(), at, told: false, within: [None, None], judge: None, also: None }
+        Started(Box::new(Begun {
+            requests: self.clone(),
+            at,
+            told: false,
+            within: [None, None],
+            judge: None,
+            also: None,
+        }))
     }
 
     fn end(&self, outcome: &Outcome, latency: Duration) {
@@ -162,9 +169,12 @@ impl fmt::Debug for Requests {
     }
 }
 
-/// A request under way. Dropped without an outcome, it counts as broken off.
+/// A request under way. Dropped without an outcome, it counts as broken off. On the heap, because it goes along with a response through all hands.
 #[derive(Debug)]
-pub struct Started {
+pub struct Started(Box<Begun>);
+
+#[derive(Debug)]
+struct Begun {
     requests: Requests,
     at: Instant,
     told: bool,
@@ -173,38 +183,40 @@ pub struct Started {
     /// Who gives the endpoint a rest for it.
     judge: Option<Judge>,
     /// What else it is counted as.
-    also: Option<Box<Self>>,
+    also: Option<Started>,
 }
 
 impl Started {
     /// Has `within` told how the request ends, too.
     pub fn within(&mut self, within: [Option<Counted>; 2]) {
-        self.within = within;
+        self.0.within = within;
     }
 
     /// Has `other` end as it ends.
     pub fn also(&mut self, mut other: Self) {
-        other.also = self.also.take();
-        self.also = Some(Box::new(other));
+        other.0.also = self.0.also.take();
+        self.0.also = Some(other);
     }
 
     /// Has `judge` told whether it ends well.
     pub fn judged_by(&mut self, judge: Option<Judge>) {
-        self.judge = judge;
+        self.0.judge = judge;
     }
 
     pub fn end(mut self, outcome: &Outcome) {
         // A client that breaks off says nothing of the server.
-        if let Some(judge) = self.judge.take() {
+        if let Some(judge) = self.0.judge.take() {
             let now = Instant::now();
             judge.note(outcome.is_success(), now);
             if outcome.is_limited() {
                 judge.penalise(now);
             }
         }
-        self.tell(outcome, Instant::now());
+        self.0.tell(outcome, Instant::now());
     }
+}
 
+impl Begun {
     fn tell(&mut self, outcome: &Outcome, now: Instant) {
         self.told = true;
         self.requests.end(outcome, now.saturating_duration_since(self.at));
@@ -212,15 +224,15 @@ impl Started {
             counted.end_at(outcome, now);
         }
         if let Some(mut also) = self.also.take() {
-            also.tell(outcome, now);
+            also.0.tell(outcome, now);
         }
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        if !self.told {
-            self.tell(&Outcome::CANCELED, Instant::now());
+        if !self.0.told {
+            self.0.tell(&Outcome::CANCELED, Instant::now());
         }
     }
 }

@@ -15,7 +15,6 @@ use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -129,7 +128,7 @@ impl Requests {
     ///
     /// # Errors
     /// Where the server reset a stream, which hyper passes on as a reset.
-    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+    pub async fn answer(self: Arc<Self>, request: Box<Request<Body>>) -> Result<Response<Body>, hyper::Error> {
         let asked = Asked::of(&request);
         let is_native = request.version() == Version::HTTP_2;
         match self.forward(request, asked).await {
@@ -141,7 +140,7 @@ impl Requests {
         }
     }
 
-    async fn forward(&self, mut request: Request<Incoming>, asked: Asked) -> Result<Response<Body>, Failed> {
+    async fn forward(&self, mut request: Box<Request<Body>>, asked: Asked) -> Result<Response<Body>, Failed> {
         let place = self.outbound.in_flight.clone().try_acquire_owned().map_err(|_| Failed::InFlight)?;
         let plan = match self.named(&mut request).await? {
             Some(named) => named.plan(),
@@ -163,7 +162,7 @@ impl Requests {
     async fn follow(
         &self,
         rule: &HttpRule,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Body>>,
         asked: Asked,
         place: OwnedSemaphorePermit,
         counted: &mut Counting,
@@ -178,7 +177,7 @@ impl Requests {
         let is_http11 = request.version() == Version::HTTP_11;
         let is_connect = request.method() == Method::CONNECT;
         let switches = is_connect || (request.version() != Version::HTTP_2 && !orig_proto::may_upgrade(&request));
-        let app = switches.then(|| hyper::upgrade::on(&mut request));
+        let app = switches.then(|| hyper::upgrade::on(&mut *request));
         if !switches {
             orig_proto::strip_connection_headers(request.headers_mut());
         }
@@ -196,7 +195,7 @@ impl Requests {
         };
         let wish = Wish { required, limits: &limits, reach };
         let answered = {
-            let mut sending = pin!(picked.backend.send(request.map(Body::from), wish, &mut retried));
+            let mut sending = pin!(picked.backend.send(request, wish, &mut retried));
             match limits.timeouts.request {
                 None => sending.as_mut().await.map_err(Failed::Backend),
                 Some(limit) => match tokio::time::timeout(limit, sending.as_mut()).await {
@@ -241,7 +240,7 @@ impl Requests {
     }
 
     /// Where an ingress wants the request to go, if it says so. Its own idea of addresses is not the mesh's.
-    async fn named(&self, request: &mut Request<Incoming>) -> Result<Option<Discovered>, Failed> {
+    async fn named(&self, request: &mut Request<Body>) -> Result<Option<Discovered>, Failed> {
         // No other app has a say in it, and no client of a gateway.
         let Some(name) = headers::take(request.headers_mut(), &DST_OVERRIDE) else { return Ok(None) };
         if !self.outbound.options.is_ingress || !matches!(self.origin, Origin::App) {
@@ -393,7 +392,7 @@ impl Failed {
 }
 
 /// The rule of a request, by the protocol that it came in.
-fn rule<'a>(plan: &'a plan::Plan, request: &Request<Incoming>) -> Result<&'a HttpRule, Failed> {
+fn rule<'a>(plan: &'a plan::Plan, request: &Request<Body>) -> Result<&'a HttpRule, Failed> {
     if let plan::Protocol::Invalid(reason) = &plan.protocol {
         return Err(Failed::InvalidPolicy(reason.clone()));
     }
@@ -453,7 +452,7 @@ fn forget_words(headers: &mut HeaderMap) -> Option<HeaderValue> {
 /// Does what the filters say, in their order; what is to be done to the response comes into `edits`.
 fn filter<'a>(
     filters: &'a [HttpFilter],
-    request: &mut Request<Incoming>,
+    request: &mut Request<Body>,
     edits: &mut Vec<&'a HeaderModifier>,
 ) -> Result<(), Failed> {
     for filter in filters {

@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep};
 use super::Routed;
 
 pub(super) struct Hush {
-    opened: Routed,
+    opened: Box<Routed>,
     patience: Duration,
     has_spoken: bool,
     /// Since the server hung up without a word: until when that is kept quiet.
@@ -22,12 +22,12 @@ pub(super) struct Hush {
 }
 
 impl Hush {
-    pub(super) fn new(opened: Routed, patience: Duration) -> Self {
+    pub(super) fn new(opened: Box<Routed>, patience: Duration) -> Self {
         Self { opened, patience, has_spoken: false, ended: None }
     }
 
     /// The connection, unless the server has hung up.
-    pub(super) fn into_inner(self) -> Option<Routed> {
+    pub(super) fn into_inner(self) -> Option<Box<Routed>> {
         self.ended.is_none().then_some(self.opened)
     }
 }

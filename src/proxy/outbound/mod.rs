@@ -346,7 +346,7 @@ impl Outbound {
         &self,
         mut client: Prefixed<Counted<TcpStream>>,
         said: Bytes,
-        opened: Routed,
+        opened: Box<Routed>,
     ) -> Result<(), Error> {
         match self.splice(&mut client, said, opened).await {
             Err(error @ Error::CertificateEnded) => Client { stream: client.into_parts().1 }.reset(error),
@@ -355,19 +355,20 @@ impl Outbound {
     }
 
     /// Carries bytes both ways, beginning with what the server has `said` already.
-    async fn splice(&self, client: impl Stream, said: Bytes, opened: Routed) -> Result<(), Error> {
-        let Routed { opened: Opened { connection, client: endpoint, pick }, counts } = opened;
-        counts.tally.count_plain(&self.metrics, counts.opened);
-        let Connection { stream, mut records, made, ends_at, .. } = connection;
-        let mut server = Prefixed::new(said, stream);
+    async fn splice(&self, client: impl Stream, said: Bytes, mut opened: Box<Routed>) -> Result<(), Error> {
+        opened.counts.tally.count_plain(&self.metrics, opened.counts.opened);
+        let ends_at = opened.opened.connection.ends_at;
+        let server = Prefixed::new(said, &mut opened.opened.connection.stream);
         let carried = tokio::select! {
-            carried = tcp::carry(client, &mut server, &self.drain) => carried.map_err(Error::Broken),
+            carried = tcp::carry(client, server, &self.drain) => carried.map_err(Error::Broken),
             () = tls::end(ends_at) => Err(Error::CertificateEnded),
         };
+        let Routed { opened: Opened { connection, client: endpoint, pick }, counts } = *opened;
+        let Connection { stream, mut records, made, .. } = connection;
         drop(pick);
         match (&carried, made) {
             (Err(Error::Broken(tcp::Error::Server(error))), _) => records.failed(error),
-            (Ok(()), Some(made)) => endpoint.keep_stream(server.into_parts().1.into_inner(), made),
+            (Ok(()), Some(made)) => endpoint.keep_stream(stream.into_inner(), made),
             _ => {}
         }
         let error = ("error", carried.as_ref().err().map_or("", label));
@@ -420,14 +421,14 @@ impl Outbound {
     }
 }
 
-/// A connection to where a rule leads, and what counts it.
+/// A connection to where a rule leads, and what counts it. On the heap, for each step from detection on would have room for it.
 struct Routed {
     opened: Opened,
     counts: Arc<RouteCounts>,
 }
 
 /// Opens a connection to where the routes lead.
-async fn open(routes: &TcpRoutes, sni: Option<&str>, reach: Reach) -> Result<Routed, Error> {
+async fn open(routes: &TcpRoutes, sni: Option<&str>, reach: Reach) -> Result<Box<Routed>, Error> {
     let rule = routes.find(sni).ok_or(Error::NoRoute)?;
     if let Some(refusal) = &rule.refused {
         return Err(Error::Refused(refusal.clone()));
@@ -438,7 +439,7 @@ async fn open(routes: &TcpRoutes, sni: Option<&str>, reach: Reach) -> Result<Rou
     }
     // On the heap, so that what connecting needs is gone when bytes are carried.
     let opened = Box::pin(picked.backend.connect(reach)).await.map_err(Error::Backend)?;
-    Ok(Routed { opened, counts: rule.counts.clone() })
+    Ok(Box::new(Routed { opened, counts: rule.counts.clone() }))
 }
 
 /// The app's end.

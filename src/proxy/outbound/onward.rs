@@ -41,7 +41,7 @@ impl Outbound {
         plan.parent.count(&self.metrics, Event::OutboundTcpProtocols, ("protocol", protocol_label(&plan.protocol)));
         let to = match &plan.protocol {
             Protocol::Opaque(routes) | Protocol::Detect { opaque: routes, .. } => {
-                open(routes, None, Reach::OtherPods).await.map(|opened| To::Server(Box::new(opened)))
+                open(routes, None, Reach::OtherPods).await.map(To::Server)
             }
             Protocol::Tls(_) => Ok(To::Sni(plan)),
             Protocol::Http1(_) | Protocol::Http2(_) => Err(Error::NoRoute),
@@ -58,7 +58,7 @@ impl Outbound {
     pub async fn carry_on(&self, way: Way, client: impl Stream) -> Result<(), Error> {
         let Way { to, labels, discovered: _known } = way;
         let carried = match to {
-            To::Server(opened) => Box::pin(self.splice(client, Bytes::new(), *opened)).await,
+            To::Server(opened) => Box::pin(self.splice(client, Bytes::new(), opened)).await,
             To::Sni(plan) => Box::pin(self.carry_by_sni(&plan, client)).await,
         };
         self.counted(carried, &labels)
