@@ -138,20 +138,26 @@ struct Arrival {
     ends_at: Option<Instant>,
 }
 
-/// What a connection turned out to be.
+/// What a connection turned out to be. On the heap, for nobody needs room for it but who carries it.
 enum Recognized {
-    /// Requests or bytes for one target.
-    Whole {
-        arrival: Arrival,
-        policy: watch::Receiver<Arc<ServerPolicy>>,
-        protocol: Protocol,
-        stream: Box<dyn Stream>,
-        dialled: Tried,
-        /// The place of a client that has not proven who it is.
-        stranger: Option<OwnedSemaphorePermit>,
-    },
+    Whole(Box<Whole>),
     /// Opaque streams one after another, each for a target of its own.
-    Streams { first: Arrival, connection: ServerStream<Prefixed<TcpStream>>, terms: Terms },
+    Streams {
+        first: Box<Arrival>,
+        connection: ServerStream<Prefixed<TcpStream>>,
+        terms: Terms,
+    },
+}
+
+/// Requests or bytes for one target.
+struct Whole {
+    arrival: Arrival,
+    policy: watch::Receiver<Arc<ServerPolicy>>,
+    protocol: Protocol,
+    stream: Box<dyn Stream>,
+    dialled: Tried,
+    /// The place of a client that has not proven who it is.
+    stranger: Option<OwnedSemaphorePermit>,
 }
 
 impl Inbound {
@@ -210,18 +216,17 @@ impl Inbound {
 
     async fn carry(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
         // Each on the heap, so that while a connection is carried there is nothing left of what it took to know it.
-        let recognized = Box::pin(self.recognize(stream, client, target)).await;
-        self.carry_recognized(recognized?).await
+        let carrying = match Box::pin(self.recognize(stream, client, target)).await {
+            Ok(recognized) => self.carry_recognized(recognized),
+            Err(error) => return Err(error),
+        };
+        carrying.await
     }
 
     fn carry_recognized(&self, recognized: Recognized) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {
         match recognized {
-            Recognized::Whole { arrival, policy, protocol: Protocol::Opaque, stream, dialled, stranger } => {
-                Box::pin(self.forward_bytes(arrival, policy, stream, dialled, stranger))
-            }
-            Recognized::Whole { arrival, policy, protocol, stream, dialled, stranger } => {
-                Box::pin(self.forward_requests(arrival, policy, protocol, stream, dialled, stranger))
-            }
+            Recognized::Whole(whole) if whole.protocol == Protocol::Opaque => Box::pin(self.forward_bytes(whole)),
+            Recognized::Whole(whole) => Box::pin(self.forward_requests(whole)),
             Recognized::Streams { first, connection, terms } => {
                 Box::pin(self.forward_streams(first, connection, terms))
             }
@@ -254,14 +259,8 @@ impl Inbound {
         if let ServerProtocol::Opaque = hint {
             let arrival = plaintext(PlaintextReason::PortSkipped);
             let stream = Box::new(stream);
-            return Ok(Recognized::Whole {
-                arrival,
-                policy,
-                protocol: Protocol::Opaque,
-                stream,
-                dialled: None,
-                stranger,
-            });
+            let whole = Whole { arrival, policy, protocol: Protocol::Opaque, stream, dialled: None, stranger };
+            return Ok(Recognized::Whole(Box::new(whole)));
         }
         let arrival = plaintext(PlaintextReason::NoTlsFromRemote);
         let (spoken, stream, dialled) = self.listen(stream, &arrival, &policy, None).await?;
@@ -285,7 +284,7 @@ impl Inbound {
             }
             _ => (arrival, protocol(&hint, &spoken), Box::new(stream), dialled),
         };
-        Ok(Recognized::Whole { arrival, policy, protocol, stream, dialled, stranger })
+        Ok(Recognized::Whole(Box::new(Whole { arrival, policy, protocol, stream, dialled, stranger })))
     }
 
     /// Finds out what is spoken, from the app too if the client may hear it.

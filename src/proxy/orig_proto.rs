@@ -113,7 +113,7 @@ pub fn strip_connection_headers(headers: &mut HeaderMap) {
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     for name in listed.iter().filter(|name| !is_end_to_end(name)).chain(&OF_THE_CONNECTION) {
-        headers.remove(name);
+        headers::take(headers, name);
     }
     // All that HTTP/2 lets a request say of transfer codings is that it takes trailers (RFC 9113 §8.2.2).
     if headers.get(TE).is_some_and(|te| te != "trailers") {

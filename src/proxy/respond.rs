@@ -5,7 +5,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
-use super::http::UNSERVED;
+use super::http::{UNSERVED, headers};
 use super::orig_proto::ORIG_PROTO;
 
 /// Why the proxy answered by itself.
@@ -72,8 +72,8 @@ impl Asked {
 
 /// Removes what proxies tell each other in a response, from one that a server gave: no server has a say in it.
 pub fn forget_proxies_words(headers: &mut HeaderMap) {
-    for name in [PROXY_ERROR, PROXY_CONNECTION, UNSERVED, ORIG_PROTO] {
-        headers.remove(name);
+    for name in [&PROXY_ERROR, &PROXY_CONNECTION, &UNSERVED, &ORIG_PROTO] {
+        headers::take(headers, name);
     }
 }
 

@@ -5,9 +5,9 @@
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
-use super::{Arrival, Error, Inbound, Tried};
+use super::{Arrival, Error, Inbound, Tried, Whole};
 use crate::mesh::Protocol;
 use crate::mesh::connection::{Direction, Security};
 use crate::mesh::policy::ServerPolicy;
@@ -30,15 +30,8 @@ pub(super) enum Way {
 
 impl Inbound {
     /// Puts the connection on record and carries it, request by request.
-    pub(super) async fn forward_requests(
-        &self,
-        arrival: Arrival,
-        policy: watch::Receiver<Arc<ServerPolicy>>,
-        protocol: Protocol,
-        stream: Box<dyn Stream>,
-        dialled: Tried,
-        _stranger: Option<OwnedSemaphorePermit>,
-    ) -> Result<(), Error> {
+    pub(super) async fn forward_requests(&self, whole: Box<Whole>) -> Result<(), Error> {
+        let Whole { arrival, policy, protocol, stream, dialled, stranger: _stranger } = *whole;
         let open = Arc::new(self.open(&arrival, &policy.borrow().clone(), protocol));
         let stream = Counted::new(stream, open.entry.counts(), open.transport.totals());
         let onward = self.onward(&arrival, Some(&open));
@@ -67,14 +60,8 @@ impl Inbound {
     }
 
     /// Carries all of the connection blindly, after one permit.
-    pub(super) async fn forward_bytes(
-        &self,
-        arrival: Arrival,
-        mut policy: watch::Receiver<Arc<ServerPolicy>>,
-        stream: Box<dyn Stream>,
-        dialled: Tried,
-        _stranger: Option<OwnedSemaphorePermit>,
-    ) -> Result<(), Error> {
+    pub(super) async fn forward_bytes(&self, whole: Box<Whole>) -> Result<(), Error> {
+        let Whole { arrival, mut policy, protocol: _, stream, dialled, stranger: _stranger } = *whole;
         let in_force = self.permit_bytes(&arrival, &mut policy)?;
         let way = self.way(&arrival, dialled).await?;
         self.carry_bytes(&arrival, policy, &in_force, stream, way).await

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::{Arrival, Error, Inbound, Recognized};
+use super::{Arrival, Error, Inbound, Recognized, Whole};
 use crate::mesh::connection::Security;
 use crate::mesh::{Name, Protocol};
 use crate::net::fair;
@@ -52,11 +52,11 @@ impl Inbound {
         let ends_at = self.tls.ends_at(&terms);
         let arrival = self.meant(header, Arrival { client, server, target: server, name: None, security, ends_at })?;
         if streams && protocol == Protocol::Opaque {
-            return Ok(Recognized::Streams { first: arrival, connection: stream, terms });
+            return Ok(Recognized::Streams { first: Box::new(arrival), connection: stream, terms });
         }
         let policy = self.policies.port(arrival.target.port());
         let stream = Box::new(stream);
-        Ok(Recognized::Whole { arrival, policy, protocol, stream, dialled: None, stranger: None })
+        Ok(Recognized::Whole(Box::new(Whole { arrival, policy, protocol, stream, dialled: None, stranger: None })))
     }
 
     /// Finds out who a client is that came to the inbound port.
@@ -110,7 +110,7 @@ impl Inbound {
     /// Carries one opaque stream after another. Each is authorized, and accepted once its server is there.
     pub(super) async fn forward_streams(
         &self,
-        mut arrival: Arrival,
+        mut arrival: Box<Arrival>,
         mut connection: ServerStream<Prefixed<TcpStream>>,
         terms: Terms,
     ) -> Result<(), Error> {
@@ -137,7 +137,7 @@ impl Inbound {
             if header.protocol != Protocol::Opaque {
                 return Err(Error::NotOpaque);
             }
-            arrival = self.meant(header, arrival)?;
+            *arrival = self.meant(header, *arrival)?;
         }
     }
 }
