@@ -150,8 +150,8 @@ fn replicas_that_start_together_on_two_nodes_agree_on_one_anchor_and_each_inject
     assert!(client.settled().last_answer.contains(&expected));
 }
 
-/// A handshake as the API server makes it with the webhook.
-fn handshake(port: u16, ca: &[u8]) -> std::io::Result<()> {
+/// A handshake as the API server makes it with the webhook, whose certificate is returned.
+pub(super) fn handshake(port: u16, ca: &[u8]) -> std::io::Result<CertificateDer<'static>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca) {
         roots.add(certificate.unwrap()).unwrap();
@@ -167,5 +167,6 @@ fn handshake(port: u16, ca: &[u8]) -> std::io::Result<()> {
     while tls.is_handshaking() {
         tls.complete_io(&mut tcp)?;
     }
-    Ok(())
+    let shown = tls.peer_certificates().and_then(<[_]>::first).expect("the handshake is over");
+    Ok(shown.clone().into_owned())
 }

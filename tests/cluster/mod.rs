@@ -17,3 +17,4 @@ mod renewal;
 mod replicas;
 mod stored;
 mod trust;
+mod webhook;
