@@ -9,6 +9,7 @@ pub mod forwarded;
 pub mod identity;
 pub mod limits;
 pub mod log_filter;
+pub mod meta;
 pub mod name;
 pub mod places;
 pub mod policy;

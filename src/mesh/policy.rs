@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use super::Identity;
 use super::connection::Security;
+use super::meta::Meta;
 use super::rate_limit::{Exceeded, Limits, RateLimit};
 use super::redirect::Redirect;
 use super::route::{self, HostMatch, RequestMatch};
@@ -162,14 +163,6 @@ pub enum Authentication {
 /// The end of a name: `*` (any name) or `*.a.b` (names below `a.b`).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Suffix(String);
-
-/// What something is called in metrics: the group, kind and name of the resource that made it.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Meta {
-    pub group: String,
-    pub kind: String,
-    pub name: String,
-}
 
 /// Who wants in.
 #[derive(Clone, Debug)]
@@ -416,13 +409,6 @@ impl Suffix {
 
     fn matches(&self, identity: &Identity) -> bool {
         identity.as_str().ends_with(&self.0)
-    }
-}
-
-impl Meta {
-    /// What no resource made.
-    pub fn default_policy(name: &str) -> Self {
-        Self { group: String::new(), kind: "default".into(), name: name.into() }
     }
 }
 

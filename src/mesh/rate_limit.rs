@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Identity;
-use super::policy::Meta;
+use super::meta::Meta;
 
 /// Clients that are told apart. Whoever comes when so many are past their first request shares a limit with the others of that kind.
 const CLIENTS_MAX: usize = 4096;

@@ -1,7 +1,8 @@
 //! Carries connections from the network to the app in this pod.
 //!
 //! In: what the redirection sends to the inbound port. Out: bytes or requests at the app, in plaintext, at the very address the client
-//! meant. Each step is a line of [`Inbound::app_port`] here or [`Inbound::direct`] in direct.rs; a permit comes before every byte the app gets (carry.rs).
+//! meant. Who came and what for is found out first ([`Inbound::recognize`]: a line for each step of [`Inbound::app_port`] here and of [`Inbound::direct`] in
+//! direct.rs), then it is carried (carry.rs), a permit before every byte the app gets.
 //!
 //! ```text
 //!   accept ─> target ─┬─ the inbound port itself: TLS, a certificate, a transport header ─┬─> permit ─> app

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 
 use crate::mesh::connection::{Direction, Security};
-use crate::mesh::policy::Meta;
+use crate::mesh::meta::Meta;
 use crate::wire::meta;
 
 /// Labels in the order they are shown. Clones are cheap.

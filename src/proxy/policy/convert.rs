@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::mesh::meta::Meta;
 use crate::mesh::policy::{
-    Authentication, Authorization, Filter, HeaderModifier, Meta, Network, Ratio, Route, Rule, ServerPolicy,
-    ServerProtocol, Suffix,
+    Authentication, Authorization, Filter, HeaderModifier, Network, Ratio, Route, Rule, ServerPolicy, ServerProtocol,
+    Suffix,
 };
 use crate::mesh::rate_limit::Limits;
 use crate::mesh::redirect::{NewPath, Redirect};
