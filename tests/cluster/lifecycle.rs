@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -126,9 +128,7 @@ fn replicas_that_start_together_on_two_nodes_agree_on_one_anchor_and_each_inject
     assert_eq!(bundle["data"].to_string().matches("BEGIN CERTIFICATE").count(), 1, "{bundle:#}");
     cluster.hawser(["identity", "-n", "hawser"]).succeeds();
 
-    let webhook = cluster.json(&["get", "mutatingwebhookconfiguration", "hawser-injector"]);
-    let encoded = webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap();
-    let pem = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).unwrap();
+    let pem = ca_bundle(&cluster);
     let injectors = of("hawser-injector");
     assert_eq!(injectors.len(), 3);
     for pod in injectors {
@@ -148,6 +148,12 @@ fn replicas_that_start_together_on_two_nodes_agree_on_one_anchor_and_each_inject
     assert!(web.is_meshed() && client.is_meshed());
     let expected = format!("\"l5d-client-id\":[\"{}\"]", namespace.identity("client"));
     assert!(client.settled().last_answer.contains(&expected));
+}
+
+/// The CAs that API servers believe of the webhook, as PEM.
+pub(super) fn ca_bundle(cluster: &Cluster) -> Vec<u8> {
+    let webhook = cluster.json(&["get", "mutatingwebhookconfiguration", "hawser-injector"]);
+    STANDARD.decode(webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap()).unwrap()
 }
 
 /// A handshake as the API server makes it with the webhook, whose certificate is returned.

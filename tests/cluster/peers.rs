@@ -7,8 +7,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hawser::mesh::Protocol;
 use hawser::pki::{Anchor, Bundle, Csr, Issuer, LeafKey, Validity};
 use hawser::proxy::transport_header::Header;
@@ -35,11 +33,7 @@ pub(super) fn credentials(issuer: &Issuer, identity: &str, now: SystemTime) -> C
 
 /// The issuer of the mesh itself, as its Secret has it.
 pub(super) fn real_issuer(mesh: &Cluster) -> Issuer {
-    let secret = mesh.json(&["-n", "hawser", "get", "secret", "hawser-identity-issuer"]);
-    let pem = |key: &str| {
-        let data = secret["data"][key].as_str().unwrap_or_else(|| panic!("no {key} in the issuer's Secret"));
-        String::from_utf8(STANDARD.decode(data).unwrap()).unwrap()
-    };
+    let pem = mesh.secret("hawser-identity-issuer");
     Issuer::parse_pem(&pem("crt.pem"), &pem("key.pem")).unwrap()
 }
 

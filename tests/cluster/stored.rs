@@ -27,8 +27,7 @@ impl Drop for Restore<'_> {
 }
 
 fn anchor(cluster: &Cluster) -> Anchor {
-    let secret = cluster.json(&["-n", "hawser", "get", "secret", "hawser-trust-anchor"]);
-    let pem = |key: &str| String::from_utf8(STANDARD.decode(secret["data"][key].as_str().unwrap()).unwrap()).unwrap();
+    let pem = cluster.secret("hawser-trust-anchor");
     Anchor::parse_pem(&pem("crt.pem"), &pem("key.pem")).unwrap()
 }
 

@@ -11,7 +11,7 @@ use hawser::pki::Certificate;
 use hawser::pki::serving::{Serving, certificates};
 use serde_json::{Value, json};
 
-use super::lifecycle::handshake;
+use super::lifecycle::{ca_bundle, handshake};
 use crate::support::cluster::{Cluster, mesh};
 use crate::support::eventually;
 
@@ -20,17 +20,10 @@ const WEBHOOK: &str = "hawser-injector";
 /// How old a certificate is made to be: so that it is due, and would still serve for weeks.
 const AGE: Duration = Duration::from_secs(70 * 24 * 60 * 60);
 
-/// The caBundle, as API servers have it.
-fn ca_bundle(mesh: &Cluster) -> Vec<u8> {
-    let webhook = mesh.json(&["get", "mutatingwebhookconfiguration", WEBHOOK]);
-    STANDARD.decode(webhook["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap()).unwrap()
-}
-
 /// The serial number of the certificate that the webhook shows, to a client that believes no more than API servers do.
 fn shown(mesh: &Cluster, port: u16) -> String {
-    let bundle = ca_bundle(mesh);
     let certificate =
-        handshake(port, &bundle).unwrap_or_else(|error| panic!("no API server would believe it: {error}"));
+        handshake(port, &ca_bundle(mesh)).unwrap_or_else(|error| panic!("no API server would believe it: {error}"));
     Certificate::from_der(certificate).unwrap().serial().to_owned()
 }
 
@@ -74,7 +67,7 @@ fn a_webhooks_certificate_that_is_due_is_renewed_and_every_pod_created_meanwhile
         more("pods go on being created");
         drop(end);
         creating.join().expect("a pod was not created, or without its proxy");
-        let kept = certificate(&mesh);
+        let kept = certificates(&mesh.secret(SECRET)("tls.crt")).unwrap().remove(0);
         assert_eq!(kept.serial(), renewed);
         assert!(kept.not_after() > SystemTime::now() + AGE, "{kept:?}");
     });
@@ -91,8 +84,7 @@ impl Drop for End<'_> {
 
 /// Gives the webhook a certificate as its own would be when it is due, and has it looked at now instead of within a minute.
 fn age(mesh: &Cluster) {
-    let secret = mesh.json(&["-n", "hawser", "get", "secret", SECRET]);
-    let cas = certificates(&text(&secret, "ca.crt")).unwrap();
+    let cas = certificates(&mesh.secret(SECRET)("ca.crt")).unwrap();
     let due = Serving::create(&names("hawser", "cluster.local"), SystemTime::now() - AGE, &cas).unwrap();
     assert!(due.renews_at() < SystemTime::now() && due.certificate().not_after() > SystemTime::now());
     let data = json!({
@@ -103,13 +95,4 @@ fn age(mesh: &Cluster) {
     mesh.kubectl_ok(&["-n", "hawser", "patch", "secret", SECRET, "--patch", &json!({"data": data}).to_string()]);
     mesh.kubectl_ok(&["annotate", "--overwrite", "mutatingwebhookconfiguration", WEBHOOK, "test=now"]);
     mesh.kubectl_ok(&["annotate", "mutatingwebhookconfiguration", WEBHOOK, "test-"]);
-}
-
-fn certificate(mesh: &Cluster) -> Certificate {
-    let secret = mesh.json(&["-n", "hawser", "get", "secret", SECRET]);
-    certificates(&text(&secret, "tls.crt")).unwrap().remove(0)
-}
-
-fn text(secret: &Value, key: &str) -> String {
-    String::from_utf8(STANDARD.decode(secret["data"][key].as_str().unwrap()).unwrap()).unwrap()
 }

@@ -12,6 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -151,6 +153,16 @@ impl Cluster {
     pub(crate) fn apply(&self, objects: &[Value]) {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         self.pipe(&list.to_string(), &["apply", "-f", "-"]);
+    }
+
+    /// What a Secret of the mesh has under each key.
+    pub(crate) fn secret(&self, name: &str) -> impl Fn(&str) -> String + use<> {
+        let secret = self.json(&["-n", "hawser", "get", "secret", name]);
+        let name = name.to_owned();
+        move |key| {
+            let data = secret["data"][key].as_str().unwrap_or_else(|| panic!("no {key} in the Secret {name}"));
+            String::from_utf8(STANDARD.decode(data).unwrap()).unwrap()
+        }
     }
 
     /// Has kubectl read `manifest`, which must work.
