@@ -62,6 +62,7 @@ where
     let places = Newcomers::new(places_max);
     serve(listener, places_max + LEAVING_MAX, drain, move |stream, peer| {
         let mut place = places.enter();
+        // A pointer, which the block below may have twice.
         let handled = Box::pin(handle(stream, peer));
         async move {
             tokio::select! {

@@ -121,7 +121,7 @@ pub struct Session {
 }
 
 /// Who a client is, and where, for those who may know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Told {
     identity: Option<HeaderValue>,
     ip: Option<HeaderValue>,

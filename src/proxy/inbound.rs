@@ -217,11 +217,8 @@ impl Inbound {
 
     async fn carry(&self, stream: TcpStream, client: SocketAddr, target: SocketAddr) -> Result<(), Error> {
         // Each on the heap, so that while a connection is carried there is nothing left of what it took to know it.
-        let carrying = match Box::pin(self.recognize(stream, client, target)).await {
-            Ok(recognized) => self.carry_recognized(recognized),
-            Err(error) => return Err(error),
-        };
-        carrying.await
+        let recognized = Box::pin(self.recognize(stream, client, target)).await?;
+        self.carry_recognized(recognized).await
     }
 
     fn carry_recognized(&self, recognized: Recognized) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {

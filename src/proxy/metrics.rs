@@ -181,18 +181,13 @@ impl Metrics {
     /// Opens a connection in the metrics; it closes with the value returned.
     pub fn transport(&self, labels: &Labels) -> Transport {
         let inner = &self.0;
-        let open = inner.tcp_open_connections.with(labels);
+        // Its labels stay with it, and connections are many.
+        let (labels, open) = inner.tcp_open_connections.shared(labels);
         open.inc();
-        inner.tcp_open_total.with(labels).inc();
-        let read = inner.tcp_read_bytes.with(labels);
-        let written = inner.tcp_write_bytes.with(labels);
-        Transport {
-            metrics: self.clone(),
-            labels: inner.tcp_open_connections.shared(labels),
-            open,
-            totals: Totals { read, written },
-            errno: OnceLock::new(),
-        }
+        inner.tcp_open_total.with(&labels).inc();
+        let read = inner.tcp_read_bytes.with(&labels);
+        let written = inner.tcp_write_bytes.with(&labels);
+        Transport { metrics: self.clone(), labels, open, totals: Totals { read, written }, errno: OnceLock::new() }
     }
 
     /// The metrics of apps' requests with these labels.

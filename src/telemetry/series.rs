@@ -7,6 +7,7 @@
 //! Start at [`Family`].
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -183,23 +184,23 @@ impl<L: Clone + Eq + Hash, S: Series> Family<L, S> {
 
     /// The series with these labels; where there are too many already, that of the overflow.
     pub fn with(&self, labels: &L) -> S {
+        self.shared(labels).1
+    }
+
+    /// The same, and the labels equal to these that are kept here, for whoever keeps them too: thousands then share one copy.
+    pub fn shared(&self, labels: &L) -> (L, S) {
         let now = Instant::now();
         let mut known = self.known();
-        if let Some(found) = known.get_mut(labels) {
-            found.used_at = now;
-            return found.series.clone();
+        if let Entry::Occupied(mut found) = known.entry(labels.clone()) {
+            found.get_mut().used_at = now;
+            return (found.key().clone(), found.get().series.clone());
         }
         if known.len() >= SERIES_MAX {
             forget(&mut known, now);
         }
-        let labels = if known.len() >= SERIES_MAX { &self.0.overflow } else { labels };
+        let counted_as = if known.len() >= SERIES_MAX { &self.0.overflow } else { labels };
         let made = || Known { series: (self.0.make)(), used_at: now };
-        known.entry(labels.clone()).or_insert_with(made).series.clone()
-    }
-
-    /// The labels equal to these that are kept here, for whoever keeps them too: thousands then share one copy.
-    pub fn shared(&self, labels: &L) -> L {
-        self.known().get_key_value(labels).map_or(labels, |(shared, _)| shared).clone()
+        (labels.clone(), known.entry(counted_as.clone()).or_insert_with(made).series.clone())
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<L, Known<S>>> {

@@ -118,7 +118,7 @@ impl Requests {
     pub fn start(&self) -> Started {
         self.0.total.inc();
         let at = Instant::now();
-        Started(Box::new(Begun {
+        Started(Box::new(UnderWay {
             requests: self.clone(),
             at,
             told: false,
@@ -171,10 +171,10 @@ impl fmt::Debug for Requests {
 
 /// A request under way. Dropped without an outcome, it counts as broken off. On the heap, because it goes along with a response through all hands.
 #[derive(Debug)]
-pub struct Started(Box<Begun>);
+pub struct Started(Box<UnderWay>);
 
 #[derive(Debug)]
-struct Begun {
+struct UnderWay {
     requests: Requests,
     at: Instant,
     told: bool,
@@ -216,7 +216,7 @@ impl Started {
     }
 }
 
-impl Begun {
+impl UnderWay {
     fn tell(&mut self, outcome: &Outcome, now: Instant) {
         self.told = true;
         self.requests.end(outcome, now.saturating_duration_since(self.at));
