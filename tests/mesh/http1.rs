@@ -3,6 +3,7 @@
 //! Where the proxies differ from the letter, the case says so, and docs/protocols.md says why.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::apps;
 use super::pair::Step::{End, Hear, HearEnd, NotHeard, Say};
@@ -207,7 +208,8 @@ async fn bodies_end_where_they_did() {
             &[
                 Say("GET / HTTP/1.1\r\nHost: web\r\n\r\n"),
                 Hear("transfer-encoding: chunked\r\n"),
-                Hear("until the end"),
+                Hear("until "),
+                Hear("the end"),
                 Hear("0\r\n\r\n"),
             ],
             &[Hear("\r\n\r\n"), Say("HTTP/1.1 200 OK\r\n\r\nuntil "), Say("the end"), End],
@@ -427,6 +429,23 @@ async fn connections_are_kept_or_closed_as_the_client_says() {
     for (what, client) in cases {
         with_an_http_app(what, client).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dialled_for_a_silent_client_ends_as_soon_as_that_speaks_http() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pair = Pair::start(app.local_addr().unwrap()).await;
+    let mut client = pair.connect().await;
+    let (mut silent, _) = app.accept().await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+    // The client is still there, and has its answer to come.
+    assert_eq!(silent.read(&mut [0]).await.unwrap_or_default(), 0);
+    let (mut asked, _) = app.accept().await.unwrap();
+    assert!(asked.read(&mut [0; 1024]).await.unwrap() > 0);
+    asked.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 204");
 }
 
 /// The status of a request with so much of headers, and whether an app that gives them back is heard.

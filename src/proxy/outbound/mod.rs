@@ -288,15 +288,14 @@ impl Outbound {
             ("result", detected.as_ref().map_or_else(detect::Error::label, |detected| detected.spoken.label()));
         plan.parent.count(&self.metrics, Event::OutboundTcpDetected, result);
         let Detected { spoken, client, server } = detected.map_err(Error::Detect)?;
+        if let Spoken::Http1 | Spoken::Http2 = spoken {
+            // Requests go their own way. What was dialled for a silent client would be held at both apps for as long as this one stays.
+            drop(server);
+            return self.serve_http(client, discovered, spoken.protocol()).await;
+        }
         let (heard, stream) = client.into_parts();
-        match (spoken, server) {
-            (Spoken::Http1, _) => {
-                self.serve_http(Prefixed::new(heard, stream), discovered, mesh::Protocol::Http1).await
-            }
-            (Spoken::Http2, _) => {
-                self.serve_http(Prefixed::new(heard, stream), discovered, mesh::Protocol::Http2).await
-            }
-            (Spoken::Tls { .. } | Spoken::Unknown, Some(Ok(server))) => {
+        match server {
+            Some(Ok(server)) => {
                 let (said, hush) = server.into_parts();
                 if heard.is_empty() && !said.is_empty() && !is_http(&said) {
                     self.learn(target);
@@ -308,10 +307,8 @@ impl Outbound {
                     None => Box::pin(self.carry_prefixed(client, routes, None)).await,
                 }
             }
-            (Spoken::Tls { .. } | Spoken::Unknown, None) => {
-                Box::pin(self.carry_prefixed(Prefixed::new(heard, stream), routes, None)).await
-            }
-            (Spoken::Tls { .. } | Spoken::Unknown, Some(Err(error))) => Client { stream }.reset(error),
+            None => Box::pin(self.carry_prefixed(Prefixed::new(heard, stream), routes, None)).await,
+            Some(Err(error)) => Client { stream }.reset(error),
         }
     }
 
