@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::seq::SliceRandom as _;
 use socket2::{SockRef, TcpKeepalive};
@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::http::sender::{self, Failed, shared};
 use super::http::{Body as Answer, Ends, Kept, grpc_status};
 use super::metrics::{Labels, Metrics, Outcome, Requests, Started};
 use super::settings::ControlAddr;
@@ -94,9 +95,11 @@ struct Secure {
     is_mutual: bool,
 }
 
+type Sender = sender::Sender<http2::SendRequest<Body>>;
+
 /// The connection there is, or how it goes with getting one.
 struct Link {
-    sender: Option<SendRequest<Body>>,
+    sender: Option<Sender>,
     retry: Retry,
     retry_at: Instant,
 }
@@ -254,29 +257,32 @@ impl Channel {
         // A connection may die between being chosen and being used; the request then comes back unsent, and tries one more.
         let mut may_retry = true;
         loop {
-            let mut sender = self.sender().await?;
+            let sender = self.sender().await?;
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response),
-                Err(mut unsent) => match unsent.take_message() {
-                    Some(returned) if may_retry => {
-                        request = returned;
-                        may_retry = false;
-                    }
-                    _ => return Err(Status::from_error(Box::new(unsent.into_error()))),
-                },
+                Err(Failed::Unsent { request: returned, .. }) if may_retry => {
+                    request = *returned;
+                    may_retry = false;
+                }
+                Err(Failed::Unsent { why: None, .. }) => {
+                    return Err(Status::unavailable("the control plane had ended the connection"));
+                }
+                Err(Failed::Unsent { why: Some(error), .. } | Failed::Lost(error)) => {
+                    return Err(Status::from_error(Box::new(error)));
+                }
             }
         }
     }
 
     /// A connection that is ready: the one there is, or a new one.
-    async fn sender(&self) -> Result<SendRequest<Body>, Status> {
+    async fn sender(&self) -> Result<Sender, Status> {
         let deadline = Instant::now() + CONNECTION_WAIT;
         let mut failed = None;
         let connected = async {
             let mut link = self.inner.link.lock().await;
             loop {
-                if let Some(sender) = &mut link.sender {
-                    if sender.ready().await.is_ok() {
+                if let Some(sender) = &link.sender {
+                    if sender.ready().await {
                         return sender.clone();
                     }
                     link.sender = None;
@@ -354,7 +360,7 @@ fn answer(response: Response<Incoming>, started: Option<Started>) -> Response<An
 
 impl Inner {
     /// Tries the addresses of the service, in random order, until one answers.
-    async fn connect(&self) -> Result<SendRequest<Body>, Error> {
+    async fn connect(&self) -> Result<Sender, Error> {
         let mut addresses = names::resolve(&self.address).await?;
         addresses.shuffle(&mut rand::rng());
         let mut failed = names::Error::NoAddress(self.address.host.clone()).into();
@@ -372,7 +378,7 @@ impl Inner {
         Err(failed)
     }
 
-    async fn connect_to(&self, address: SocketAddr) -> Result<SendRequest<Body>, Error> {
+    async fn connect_to(&self, address: SocketAddr) -> Result<Sender, Error> {
         let stream = fair::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
             .await
             .map_err(|_| Error::ConnectTimeout(address))?
@@ -392,7 +398,7 @@ impl Inner {
         fair::timeout(HANDSHAKE_TIMEOUT, shaken_hands).await.map_err(|_| Error::HandshakeTimeout(address))?
     }
 
-    async fn speak<S>(&self, stream: S, address: SocketAddr) -> Result<SendRequest<Body>, Error>
+    async fn speak<S>(&self, stream: S, address: SocketAddr) -> Result<Sender, Error>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -407,7 +413,9 @@ impl Inner {
         let (sender, connection) =
             http.handshake(TokioIo::new(stream)).await.map_err(|error| Error::Http(address, error))?;
         let (service, drain) = (self.address.clone(), self.tasks.clone());
+        let (sender, ending) = shared(sender);
         self.tasks.spawn(async move {
+            let _ending = ending;
             tokio::select! {
                 ended = connection => match ended {
                     Ok(()) => tracing::debug!(%service, %address, "the connection to the control plane has ended"),

@@ -21,6 +21,7 @@ pub mod interim;
 mod onward;
 pub mod peek;
 pub mod repeat;
+pub mod sender;
 pub mod server;
 
 use std::net::SocketAddr;
@@ -404,7 +405,9 @@ impl Session {
 
     fn refuse(&self, asked: Asked, failed: &Failed, started: Option<Started>) -> Response<Body> {
         let (status, closes) = match failed {
-            Failed::App(AppError::Connect { .. } | AppError::Lost { .. }) => (StatusCode::BAD_GATEWAY, true),
+            Failed::App(AppError::Connect { .. } | AppError::Lost { .. } | AppError::Ended { .. }) => {
+                (StatusCode::BAD_GATEWAY, true)
+            }
             Failed::App(AppError::ConnectTimeout { .. }) => (StatusCode::GATEWAY_TIMEOUT, true),
             Failed::Denied(Denied::NoRoute { .. }) => (StatusCode::NOT_FOUND, false),
             Failed::Denied(Denied::Unauthorized { .. }) => (StatusCode::FORBIDDEN, false),

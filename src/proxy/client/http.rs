@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 
@@ -20,7 +20,9 @@ use super::renamed::Renamed;
 use super::{Connection, Connector, Error, Kept, Made, Records, Stream};
 use crate::mesh::endpoint::{Hint, Server};
 use crate::mesh::{Endpoint, Protocol};
-use crate::proxy::http::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause, headers, interim};
+use crate::proxy::http::{
+    Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, cause, headers, interim, sender,
+};
 use crate::proxy::metrics::{Labels, Outcome, Requests, Started};
 use crate::proxy::tls::{self, ENDING_MAX};
 use crate::proxy::{orig_proto, respond};
@@ -255,7 +257,7 @@ impl Client {
     async fn send_http2(self: &Arc<Self>, mut request: Box<Request<Body>>) -> Result<Answered, Failed> {
         let mut attempt = 1;
         loop {
-            let Shared { mut sender, records } = match self.shared().await {
+            let Shared { sender, records } = match self.shared().await {
                 Ok(shared) => shared,
                 Err(error) => return Err(Failed::Unsent { request, error }),
             };
@@ -275,7 +277,7 @@ impl Client {
         let mut attempt = 1;
         loop {
             let kept = if attempt < CONNECTIONS_MAX { self.take_idle() } else { None };
-            let (mut sender, records, ends_at) = match kept {
+            let (sender, records, ends_at) = match kept {
                 Some(idle) => (idle.sender, idle.records, idle.ends_at),
                 None => match Box::pin(self.connect_http1()).await {
                     Ok(connected) => connected,
@@ -298,7 +300,7 @@ impl Client {
     }
 
     async fn send_upgrade(self: &Arc<Self>, request: Box<Request<Body>>) -> Result<Answered, Failed> {
-        let (mut sender, records, ends_at) = match Box::pin(self.connect_http1()).await {
+        let (sender, records, ends_at) = match Box::pin(self.connect_http1()).await {
             Ok(connected) => connected,
             Err(error) => return Err(Failed::Unsent { request, error: Arc::new(error) }),
         };
@@ -321,17 +323,23 @@ impl Client {
         self.requests.start()
     }
 
-    fn failed(&self, mut failed: TrySendError<Request<Body>>, started: Started) -> Failed {
-        let unsent = failed.take_message();
-        let error = failed.into_error();
-        started.end(&Outcome { status: 0, grpc_status: None, error: cause(&error).into() });
-        match unsent {
-            Some(request) => {
-                let error = Arc::new(Error::Http { address: self.endpoint.address, source: error });
-                Failed::Unsent { request: Box::new(request), error }
+    fn failed(&self, failed: sender::Failed<Body>, started: Started) -> Failed {
+        let address = self.endpoint.address;
+        let (failed, error) = match failed {
+            sender::Failed::Lost(source) => {
+                let error = cause(&source);
+                (Failed::Lost(source), error)
             }
-            None => Failed::Lost(error),
-        }
+            sender::Failed::Unsent { request, why: Some(source) } => {
+                let error = cause(&source);
+                (Failed::Unsent { request, error: Arc::new(Error::Http { address, source }) }, error)
+            }
+            sender::Failed::Unsent { request, why: None } => {
+                (Failed::Unsent { request, error: Arc::new(Error::Ended { address }) }, "unclassified".into())
+            }
+        };
+        started.end(&Outcome { status: 0, grpc_status: None, error: error.into() });
+        failed
     }
 
     /// The shared HTTP/2 connection, opened by whoever comes first.
@@ -388,9 +396,11 @@ impl Client {
         let begun = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
         let records = Arc::new(records);
-        let shared = Shared { sender: SendHttp2::new(sender, asked), records: Arc::downgrade(&records) };
+        let (sender, ending) = SendHttp2::new(sender, asked);
+        let shared = Shared { sender, records: Arc::downgrade(&records) };
         let (address, client) = (self.endpoint.address, Arc::downgrade(self));
         self.connector.drain.spawn(async move {
+            let _ending = ending;
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
@@ -422,12 +432,14 @@ impl Client {
         let records = Arc::new(records);
         let weak = Arc::downgrade(&records);
         let address = self.endpoint.address;
+        let (sender, ending) = SendHttp1::new(sender, asked);
         self.connector.drain.spawn(async move {
+            let _ending = ending;
             // An upgraded connection goes on in the hands of whoever took it, with [`Upgraded`] its records.
             let ended = connection.with_upgrades().await;
             close(records, ended, address);
         });
-        Ok((SendHttp1::new(sender, asked), weak, ends_at))
+        Ok((sender, weak, ends_at))
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -444,11 +456,11 @@ impl Client {
     }
 
     /// Keeps a connection once its response has been read.
-    fn keep(self: &Arc<Self>, mut sender: SendHttp1, records: Weak<Records>, ends_at: EndsAt) {
+    fn keep(self: &Arc<Self>, sender: SendHttp1, records: Weak<Records>, ends_at: EndsAt) {
         let client = Arc::downgrade(self);
         let drain = self.connector.drain.clone();
         self.connector.drain.spawn(async move {
-            if sender.ready().await.is_err() || drain.has_started() {
+            if !sender.ready().await || drain.has_started() {
                 return;
             }
             let Some(client) = client.upgrade() else { return };

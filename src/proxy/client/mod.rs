@@ -131,6 +131,8 @@ pub enum Error {
         #[source]
         source: hyper::Error,
     },
+    #[error("{address} had ended the connection")]
+    Ended { address: SocketAddr },
     #[error("{address} took no other stream on a connection")]
     Again {
         address: SocketAddr,

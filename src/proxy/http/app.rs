@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::dialled::Dialled;
 use super::interim;
 use super::repeat::{self, Again, Unserved};
+use super::sender;
 use super::{Body, HEADERS_MAX, HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::net::drain::Drain;
 use crate::net::fair;
@@ -95,13 +96,15 @@ pub enum Error {
         #[source]
         source: hyper::Error,
     },
+    #[error("the app at {target} had ended the connection")]
+    Ended { target: SocketAddr },
 }
 
 impl Error {
     /// What is sure about the request, if anything: then it may be sent again.
     pub fn unserved(&self, is_idempotent: bool) -> Option<Unserved> {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } => Some(Unserved::Unsent),
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Ended { .. } => Some(Unserved::Unsent),
             Self::Lost { source, .. } if is_idempotent && is_unanswered(source) => Some(Unserved::Unanswered),
             Self::Lost { .. } => None,
         }
@@ -211,11 +214,11 @@ impl App {
         dialled: Option<Box<dyn Stream>>,
     ) -> Result<Answered, Error> {
         if let Some(stream) = dialled {
-            let mut sender = self.begin_http1(stream).await?;
+            let sender = self.begin_http1(stream).await?;
             return self.answer(sender.try_send_request(*request).await, sender).map_err(|(error, _)| error);
         }
         let mut again = None;
-        while let Some(mut sender) = self.take_idle() {
+        while let Some(sender) = self.take_idle() {
             // The app may be closing it at this moment, so what may be asked twice is asked again.
             if again.is_none() && request.method().is_idempotent() {
                 (request, again) = repeat::keep(request);
@@ -230,22 +233,20 @@ impl App {
                 }
             }
         }
-        let mut sender = self.begin_http1(Box::new(self.connector.connect(self.target).await?)).await?;
+        let sender = self.begin_http1(Box::new(self.connector.connect(self.target).await?)).await?;
         self.answer(sender.try_send_request(*request).await, sender).map_err(|(error, _)| error)
     }
 
     #[expect(clippy::type_complexity, reason = "an error that gives back what it could not send")]
     fn answer(
         &self,
-        answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
+        answered: Result<Response<Incoming>, sender::Failed<Body>>,
         sender: Http1,
     ) -> Result<Answered, (Error, Option<Box<Request<Body>>>)> {
         match answered {
             Ok(response) => Ok(Answered { response, connection: Some(sender) }),
-            Err(mut failed) => {
-                let unsent = failed.take_message().map(Box::new);
-                Err((self.lost(failed.into_error()), unsent))
-            }
+            Err(sender::Failed::Unsent { request, why }) => Err((self.unsent(why), Some(request))),
+            Err(sender::Failed::Lost(source)) => Err((self.lost(source), None)),
         }
     }
 
@@ -281,12 +282,14 @@ impl App {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.lost(error))?;
+        let (sender, ending) = Http1::new(sender, asked);
         self.drain.spawn(async move {
+            let _ending = ending;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "an HTTP/1 connection to the app broke");
             }
         });
-        Ok(Http1::new(sender, asked))
+        Ok(sender)
     }
 
     /// Sends a request of HTTP/2, on `dialled` if that is given and there is no connection yet.
@@ -300,13 +303,12 @@ impl App {
     ) -> Result<Answered, Error> {
         // Once on the connection there is, once more on a new one where that turns out to have ended.
         for last in [false, true] {
-            let mut sender = self.shared(dialled.take()).await?;
+            let sender = self.shared(dialled.take()).await?;
             match sender.try_send_request(*request).await {
                 Ok(response) => return Ok(Answered { response, connection: None }),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if !last => *request = unsent,
-                    _ => return Err(self.lost(failed.into_error())),
-                },
+                Err(sender::Failed::Unsent { request: unsent, .. }) if !last => request = unsent,
+                Err(sender::Failed::Unsent { why, .. }) => return Err(self.unsent(why)),
+                Err(sender::Failed::Lost(source)) => return Err(self.lost(source)),
             }
         }
         unreachable!("the second try returns")
@@ -331,17 +333,22 @@ impl App {
             .await
             .map_err(|error| self.lost(error))?;
         // Its task ends when the last sender is dropped and the last stream has ended: the shared one goes at the drain.
+        let (sender, ending) = Http2::new(sender, asked);
         self.drain.spawn(async move {
+            let _ending = ending;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "an HTTP/2 connection to the app broke");
             }
         });
-        let sender = Http2::new(sender, asked);
         // Once the drain has started nobody takes it out again, and it would hold the drain.
         if !self.drain.has_started() {
             *shared = Some(sender.clone());
         }
         Ok(sender)
+    }
+
+    fn unsent(&self, why: Option<hyper::Error>) -> Error {
+        why.map_or(Error::Ended { target: self.target }, |source| self.lost(source))
     }
 
     fn lost(&self, source: hyper::Error) -> Error {

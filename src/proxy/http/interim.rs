@@ -22,11 +22,12 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Body;
 use super::heads::Frames;
+use super::sender::{self, Ending, Failed};
 
 /// Interim responses to one request: `100 Continue`, an early hint or two, and progress for those that take long.
 const INTERIMS_MAX: u32 = 64;
@@ -38,30 +39,38 @@ const HEADS_OWED_MAX: u32 = 100_000;
 const STATUS_BYTES: usize = 12;
 
 /// Sends requests on a connection, and says so to its stream.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sender<S> {
-    sender: S,
+    sender: sender::Sender<S>,
     asked: Arc<AtomicU32>,
 }
 
+impl<S> Clone for Sender<S> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), asked: self.asked.clone() }
+    }
+}
+
 impl<S> Sender<S> {
-    pub fn new(sender: S, asked: Arc<AtomicU32>) -> Self {
-        Self { sender, asked }
+    /// Of a connection whose task is to have the [`Ending`].
+    pub fn new(sender: S, asked: Arc<AtomicU32>) -> (Self, Ending<S>) {
+        let (sender, ending) = sender::shared(sender);
+        (Self { sender, asked }, ending)
     }
 
     // `Relaxed`: what the server answers comes after it has been sent the request, through the kernel.
-    fn ask(&self) {
+    fn ask(&self) -> &sender::Sender<S> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        &self.sender
     }
 }
 
 impl Sender<http1::SendRequest<Body>> {
     pub fn try_send_request(
-        &mut self,
+        &self,
         request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
-        self.ask();
-        self.sender.try_send_request(request)
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed<Body>>> + use<> {
+        self.ask().try_send_request(request)
     }
 
     pub fn is_ready(&self) -> bool {
@@ -72,18 +81,17 @@ impl Sender<http1::SendRequest<Body>> {
         self.sender.is_closed()
     }
 
-    pub async fn ready(&mut self) -> hyper::Result<()> {
+    pub async fn ready(&self) -> bool {
         self.sender.ready().await
     }
 }
 
 impl Sender<http2::SendRequest<Body>> {
     pub fn try_send_request(
-        &mut self,
+        &self,
         request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
-        self.ask();
-        self.sender.try_send_request(request)
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed<Body>>> + use<> {
+        self.ask().try_send_request(request)
     }
 
     pub fn is_closed(&self) -> bool {
