@@ -13,7 +13,7 @@ use super::targets::Place;
 use super::wire::{self, Backends, Routing};
 use crate::mesh::Endpoint;
 use crate::mesh::connection::Direction;
-use crate::proxy::metrics::{Labels, Tally};
+use crate::proxy::metrics::Labels;
 use crate::wire::destination::DestinationProfile;
 use crate::wire::outbound::OutboundPolicy;
 
@@ -91,8 +91,7 @@ impl Lookups {
     /// What is to be done, as far as that is certain.
     pub(super) fn plan(&self, backends: &mut Backends<'_>) -> Option<Plan> {
         if let Some(refused) = &self.refused {
-            let parent = Tally::new(Labels::service("parent", None));
-            return Some(Plan { protocol: Protocol::Invalid(refused.clone()), backends: Vec::new(), parent });
+            return Some(Plan::refusing(refused.as_str()));
         }
         let profile = match (&self.policy, &self.profile) {
             (Lookup::Pending, _) => return None,

@@ -155,9 +155,9 @@ struct TargetState {
 #[derive(Clone)]
 pub struct Discovered {
     pub target: Arc<Target>,
-    /// What is done as long as nothing is known.
+    /// What is done as long as nothing is known. What was told once is not kept here: connections that last must not keep the backends of plans
+    /// that are over.
     fallback: Option<Arc<Plan>>,
-    first: Arc<Plan>,
 }
 
 /// Why a target cannot be used.
@@ -266,16 +266,15 @@ impl Discovery {
             true => EXTERNAL_PATIENCE.min(shared.settings.cluster_patience),
             false => shared.settings.cluster_patience,
         };
-        if let Some(first) = target.told(patience).await {
-            return Ok(Discovered { target, fallback: None, first });
+        if target.is_told(patience).await {
+            return Ok(Discovered { target, fallback: None });
         }
         if !is_external {
             return Err(shared.refused(&target, patience));
         }
         shared.undiscovered("forwarded");
         let plain = wire::forward_plan(Endpoint::plain(address), false, &mut |spec| shared.backend(spec, &[]));
-        let plain = Arc::new(plain);
-        Ok(Discovered { target, fallback: Some(plain.clone()), first: plain })
+        Ok(Discovered { target, fallback: Some(Arc::new(plain)) })
     }
 
     /// Whether this proxy can prove who it is: before that it gets nowhere.
@@ -296,9 +295,9 @@ impl Discovery {
         let shared = &self.0;
         let target = shared.named.find(name, || shared.learn(Place::Name(name.clone())))?;
         let patience = shared.settings.cluster_patience;
-        match target.told(patience).await {
-            Some(first) => Ok(Discovered { target, fallback: None, first }),
-            None => Err(shared.refused(&target, patience)),
+        match target.is_told(patience).await {
+            true => Ok(Discovered { target, fallback: None }),
+            false => Err(shared.refused(&target, patience)),
         }
     }
 }
@@ -306,8 +305,9 @@ impl Discovery {
 impl Discovered {
     /// What is to be done now.
     pub fn plan(&self) -> Arc<Plan> {
-        let latest = self.target.state.plan.borrow().clone();
-        latest.or_else(|| self.fallback.clone()).unwrap_or_else(|| self.first.clone())
+        let told = self.target.state.plan.borrow().clone();
+        // One of the two there is: what was told stays told.
+        told.or_else(|| self.fallback.clone()).unwrap_or_else(|| Arc::new(Plan::refusing("nothing is known of it")))
     }
 }
 
@@ -367,13 +367,12 @@ impl Shared {
 }
 
 impl Target {
-    /// Waits for the first plan; none where it does not come in time.
-    async fn told(&self, patience: Duration) -> Option<Arc<Plan>> {
+    /// Waits until something is told of it, for so long.
+    async fn is_told(&self, patience: Duration) -> bool {
         let mut plan = self.state.plan.subscribe();
-        let told = tokio::time::timeout(patience, plan.wait_for(Option::is_some)).await;
-        let told = told.ok().and_then(Result::ok).and_then(|plan| plan.clone());
-        self.state.is_untold.fetch_or(told.is_none(), Ordering::Relaxed);
-        told
+        let is_told = matches!(tokio::time::timeout(patience, plan.wait_for(Option::is_some)).await, Ok(Ok(_)));
+        self.state.is_untold.fetch_or(!is_told, Ordering::Relaxed);
+        is_told
     }
 }
 

@@ -28,6 +28,22 @@ pub struct Plan {
     pub parent: Tally,
 }
 
+impl Plan {
+    /// One that leads nowhere.
+    pub fn refusing(reason: impl Into<String>) -> Self {
+        let parent = Tally::new(Labels::service("parent", None));
+        Self { protocol: Protocol::Invalid(reason.into()), backends: Vec::new(), parent }
+    }
+
+    /// Where bytes go that nobody looks into; none where only requests go anywhere.
+    pub fn tcp_routes(&self) -> Option<&TcpRoutes> {
+        match &self.protocol {
+            Protocol::Opaque(routes) | Protocol::Tls(routes) | Protocol::Detect { opaque: routes, .. } => Some(routes),
+            Protocol::Http1(_) | Protocol::Http2(_) | Protocol::Invalid(_) => None,
+        }
+    }
+}
+
 /// What the target's connections speak, and where they go.
 #[derive(Debug)]
 pub enum Protocol {

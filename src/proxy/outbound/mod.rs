@@ -39,7 +39,7 @@ use self::hush::Hush;
 use super::backend::{self, Opened, Reach};
 use super::client::Connection;
 use super::detect::{self, Detected, Patience, Spoken, detect, detect_client};
-use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, RouteCounts, TcpRoutes};
+use super::discovery::plan::{HttpRoutes, Plan, Protocol, Refusal, RouteCounts};
 use super::discovery::{self, Discovered, Discovery};
 use super::metrics::{Event, Labels, Metrics};
 use super::settings::Settings;
@@ -254,12 +254,19 @@ impl Outbound {
         let plan = discovered.plan();
         let protocol = ("protocol", protocol_label(&plan.protocol));
         plan.parent.count(&self.metrics, Event::OutboundTcpProtocols, protocol);
+        // Whoever carries lets go of the plan: a connection that lasts must not keep the backends of one that is over.
         let carried = match &plan.protocol {
-            Protocol::Opaque(routes) => self.carry_opaque(client, routes, None).await,
-            Protocol::Tls(routes) => self.carry_tls(client, routes).await,
-            Protocol::Http1(_) => self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http1).await,
-            Protocol::Http2(_) => self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http2).await,
-            Protocol::Detect { opaque, .. } => self.carry_detected(client, &plan, opaque, discovered, target).await,
+            Protocol::Opaque(_) => self.carry_opaque(client, plan).await,
+            Protocol::Tls(_) => self.carry_tls(client, plan).await,
+            Protocol::Http1(_) => {
+                drop(plan);
+                self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http1).await
+            }
+            Protocol::Http2(_) => {
+                drop(plan);
+                self.serve_http(client.stream.into(), discovered, mesh::Protocol::Http2).await
+            }
+            Protocol::Detect { .. } => self.carry_detected(client, plan, discovered, target).await,
             Protocol::Invalid(reason) => self.refuse_invalid(client, reason, discovered).await,
         };
         if let Err(Error::Broken(broken)) = &carried {
@@ -271,8 +278,7 @@ impl Outbound {
     async fn carry_detected(
         self: &Arc<Self>,
         client: Client,
-        plan: &Plan,
-        routes: &TcpRoutes,
+        plan: Arc<Plan>,
         discovered: Discovered,
         target: SocketAddr,
     ) -> Result<(), Error> {
@@ -280,7 +286,7 @@ impl Outbound {
         let dial = async {
             tokio::time::sleep(silence).await;
             // A server that closes without a word says nothing about the client, who may yet speak HTTP.
-            Ok(Hush::new(open(routes, None, Reach::Any).await?, self.options.detect_timeout))
+            Ok(Hush::new(open(&plan, None, Reach::Any).await?, self.options.detect_timeout))
         };
         let patience = Patience { unfinished: self.options.detect_timeout, silent: None };
         let detected = Box::pin(detect(client.stream, dial, patience)).await;
@@ -290,7 +296,7 @@ impl Outbound {
         let Detected { spoken, client, server } = detected.map_err(Error::Detect)?;
         if let Spoken::Http1 | Spoken::Http2 = spoken {
             // Requests go their own way. What was dialled for a silent client would be held at both apps for as long as this one stays.
-            drop(server);
+            drop((server, plan));
             return self.serve_http(client, discovered, spoken.protocol()).await;
         }
         let (heard, stream) = client.into_parts();
@@ -302,37 +308,42 @@ impl Outbound {
                 }
                 let client = Prefixed::new(heard, stream);
                 match hush.into_inner() {
-                    Some(opened) => Box::pin(self.splice_app(client, said, opened)).await,
+                    Some(opened) => {
+                        drop(plan);
+                        Box::pin(self.splice_app(client, said, opened)).await
+                    }
                     // The server hung up on a silent client. This one has something to say, to a new connection.
-                    None => Box::pin(self.carry_prefixed(client, routes, None)).await,
+                    None => Box::pin(self.carry_prefixed(client, plan, None)).await,
                 }
             }
-            None => Box::pin(self.carry_prefixed(Prefixed::new(heard, stream), routes, None)).await,
+            None => Box::pin(self.carry_prefixed(Prefixed::new(heard, stream), plan, None)).await,
             Some(Err(error)) => Client { stream }.reset(error),
         }
     }
 
-    async fn carry_tls(self: &Arc<Self>, client: Client, routes: &TcpRoutes) -> Result<(), Error> {
+    async fn carry_tls(self: &Arc<Self>, client: Client, plan: Arc<Plan>) -> Result<(), Error> {
         let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
         let (spoken, client) = Box::pin(detect_client(client.stream, patience)).await.map_err(Error::Detect)?;
         let sni = match spoken {
             Spoken::Tls { sni } => sni,
             Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
         };
-        Box::pin(self.carry_prefixed(client, routes, sni.as_deref())).await
+        Box::pin(self.carry_prefixed(client, plan, sni.as_deref())).await
     }
 
-    async fn carry_opaque(&self, client: Client, routes: &TcpRoutes, sni: Option<&str>) -> Result<(), Error> {
-        Box::pin(self.carry_prefixed(client.stream.into(), routes, sni)).await
+    async fn carry_opaque(&self, client: Client, plan: Arc<Plan>) -> Result<(), Error> {
+        Box::pin(self.carry_prefixed(client.stream.into(), plan, None)).await
     }
 
     async fn carry_prefixed(
         &self,
         client: Prefixed<Counted<TcpStream>>,
-        routes: &TcpRoutes,
+        plan: Arc<Plan>,
         sni: Option<&str>,
     ) -> Result<(), Error> {
-        match open(routes, sni, Reach::Any).await {
+        let opened = open(&plan, sni, Reach::Any).await;
+        drop(plan);
+        match opened {
             Ok(opened) => Box::pin(self.splice_app(client, Bytes::new(), opened)).await,
             Err(error) => Client { stream: client.into_parts().1 }.reset(error),
         }
@@ -424,9 +435,9 @@ struct Routed {
     counts: Arc<RouteCounts>,
 }
 
-/// Opens a connection to where the routes lead.
-async fn open(routes: &TcpRoutes, sni: Option<&str>, reach: Reach) -> Result<Box<Routed>, Error> {
-    let rule = routes.find(sni).ok_or(Error::NoRoute)?;
+/// Opens a connection to where the plan's routes of bytes lead.
+async fn open(plan: &Plan, sni: Option<&str>, reach: Reach) -> Result<Box<Routed>, Error> {
+    let rule = plan.tcp_routes().and_then(|routes| routes.find(sni)).ok_or(Error::NoRoute)?;
     if let Some(refusal) = &rule.refused {
         return Err(Error::Refused(refusal.clone()));
     }

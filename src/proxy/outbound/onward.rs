@@ -40,9 +40,7 @@ impl Outbound {
         let (plan, labels) = (discovered.plan(), discovered.target.place.labels());
         plan.parent.count(&self.metrics, Event::OutboundTcpProtocols, ("protocol", protocol_label(&plan.protocol)));
         let to = match &plan.protocol {
-            Protocol::Opaque(routes) | Protocol::Detect { opaque: routes, .. } => {
-                open(routes, None, Reach::OtherPods).await.map(To::Server)
-            }
+            Protocol::Opaque(_) | Protocol::Detect { .. } => open(&plan, None, Reach::OtherPods).await.map(To::Server),
             Protocol::Tls(_) => Ok(To::Sni(plan)),
             Protocol::Http1(_) | Protocol::Http2(_) => Err(Error::NoRoute),
             Protocol::Invalid(reason) => Err(Error::InvalidPolicy(reason.clone())),
@@ -59,20 +57,20 @@ impl Outbound {
         let Way { to, labels, discovered: _known } = way;
         let carried = match to {
             To::Server(opened) => Box::pin(self.splice(client, Bytes::new(), opened)).await,
-            To::Sni(plan) => Box::pin(self.carry_by_sni(&plan, client)).await,
+            To::Sni(plan) => Box::pin(self.carry_by_sni(plan, client)).await,
         };
         self.counted(carried, &labels)
     }
 
-    async fn carry_by_sni(&self, plan: &Plan, client: impl Stream) -> Result<(), Error> {
-        let Protocol::Tls(routes) = &plan.protocol else { return Err(Error::NoRoute) };
+    async fn carry_by_sni(&self, plan: Arc<Plan>, client: impl Stream) -> Result<(), Error> {
         let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
         let (spoken, client) = Box::pin(detect_client(client, patience)).await.map_err(Error::Detect)?;
         let sni = match spoken {
             Spoken::Tls { sni } => sni,
             Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
         };
-        let opened = open(routes, sni.as_deref(), Reach::OtherPods).await?;
+        let opened = open(&plan, sni.as_deref(), Reach::OtherPods).await?;
+        drop(plan);
         Box::pin(self.splice(client, Bytes::new(), opened)).await
     }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::world::{AUTHORITY, App, Peer, SERVICE, WEB};
 use super::{call_on, world};
-use crate::support::control::{budget, detect, grpc, meshed, opaque, profile, route};
+use crate::support::control::{budget, detect, grpc, meshed, opaque, profile, route, split};
 use crate::support::free_port;
 use crate::support::metrics::are_golden;
 
@@ -88,4 +88,40 @@ async fn a_backend_s_endpoints_are_told_by_whether_requests_go_there() {
     assert_eq!(pod.metric("outbound_http_balancer_queue_length", &[]), 0.0);
     let updates = |op: &str| pod.metric("outbound_http_balancer_updates_total", &["backend_name=\"web\"", op]);
     assert_eq!((updates("op=\"Reset\""), updates("op=\"Add\""), updates("op=\"Remove\"")), (1.0, 1.0, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_of_a_plan_that_is_over_is_forgotten_though_connections_last() {
+    const ECHO: (&str, &str) = ("10.96.0.3:80", "echo.shop.svc.cluster.local:80");
+    const NEXT: &str = "next.shop.svc.cluster.local:80";
+    let (pki, control, pod, peer) = world(App::Http("web")).await;
+    let mut asking = pod.connect(SERVICE).await;
+    asking.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+    asking.read_exact(&mut [0; 12]).await.unwrap();
+    let echo = Peer::start(pki.tls(WEB), App::Echo).await;
+    control.policy(ECHO.0, opaque(ECHO.1, Vec::new()));
+    control.add(ECHO.1, vec![echo.endpoint(80, WEB)]);
+    let mut talking = pod.connect(ECHO.0).await;
+    talking.write_all(b"ping").await.unwrap();
+    talking.read_exact(&mut [0; 4]).await.unwrap();
+
+    let told = |name: &str| {
+        pod.metric(
+            "outbound_http_balancer_endpoints",
+            &["endpoint_state=\"ready\"", &format!("backend_name=\"{name}\"")],
+        )
+    };
+    assert_eq!((told("web"), told("echo")), (1.0, 1.0));
+    control.add(NEXT, vec![peer.endpoint(80, WEB)]);
+    for target in [SERVICE, ECHO.0] {
+        control.profile(target, split(&[(NEXT, 1)]));
+    }
+    crate::support::eventually("only the new backend is told of", super::SOON, || {
+        let told = (told("web"), told("echo"), told("next"));
+        if told == (0.0, 0.0, 1.0) { Ok(()) } else { Err(told) }
+    });
+    talking.write_all(b"pong").await.unwrap();
+    talking.read_exact(&mut [0; 4]).await.unwrap();
+    asking.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+    assert!(asking.read(&mut [0; 12]).await.unwrap() > 0);
 }
