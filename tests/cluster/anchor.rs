@@ -95,10 +95,15 @@ fn everything_that_signs_is_replaced_under_traffic_though_identity_dies_and_prox
 
     // The anchor, while two proxies cannot hear of it: asked for while nobody is there to do it, and killed once it has begun.
     let service = cluster.json(&["-n", "hawser", "get", "service", "hawser-identity"]);
-    let drop =
-        |what: &str| format!("iptables -{what} OUTPUT -d {} -j DROP", service["spec"]["clusterIP"].as_str().unwrap());
+    let service = service["spec"]["clusterIP"].as_str().unwrap();
+    // Both ways: who has the connection already would hear the rest of what comes by it, from an identity that is slow to die.
+    let drop = |what: &str, pod: &Pod| {
+        for packets in [format!("OUTPUT -d {service}"), format!("INPUT -s {service}")] {
+            cluster.in_pod_network(pod.ip(), &format!("iptables -{what} {packets} -j DROP"));
+        }
+    };
     for pod in [&far, &lost] {
-        cluster.in_pod_network(pod.ip(), &drop("A"));
+        drop("A", pod);
     }
     scale_identity(&cluster, 0);
     cluster.hawser(["trust", "rotate", "--anchor"]).succeeds();
@@ -116,7 +121,7 @@ fn everything_that_signs_is_replaced_under_traffic_though_identity_dies_and_prox
     assert!(ask(&cluster, &web, &server, under_old()).unwrap().contains(&peer));
 
     // One is back, the other is gone.
-    cluster.in_pod_network(far.ip(), &drop("D"));
+    drop("D", &far);
     namespace.kubectl_ok(&["delete", "pod", &lost.name, "--force", "--grace-period=0"]);
     until(&cluster, "nobody is waited for", SOON, |now| phase(now) != Some("publish") || waits_for(now, &[]));
     // Killed just after it wrote that it switches: too short a moment to be met from outside, so it is written here.
