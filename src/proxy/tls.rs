@@ -8,6 +8,7 @@
 
 mod chains;
 mod configs;
+mod stream;
 mod verify;
 
 use std::io;
@@ -16,14 +17,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use rustls::CommonState;
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use self::chains::Chains;
 use self::configs::Configs;
+use self::stream::TlsStream;
 use super::credentials::Credentials;
 use super::streams;
 use crate::mesh::Identity;
@@ -81,9 +84,9 @@ impl std::fmt::Debug for Terms {
 
 /// A mesh connection as its server has it. On the heap: it is more than a kilobyte, and every future that it passes through would have places
 /// for it, for as long as the connection lasts.
-pub type ServerStream<S> = Box<server::TlsStream<S>>;
+pub type ServerStream<S> = Box<TlsStream<S, UnbufferedServerConnection>>;
 /// A mesh connection as its client has it.
-pub type ClientStream<S> = Box<client::TlsStream<S>>;
+pub type ClientStream<S> = Box<TlsStream<S, UnbufferedClientConnection>>;
 
 /// An accepted mesh connection.
 #[derive(Debug)]
@@ -174,12 +177,12 @@ impl Tls {
     {
         let configs = self.configs()?;
         let servers = configs.servers.as_ref().ok_or(Error::NoCredentials)?;
-        let handshake = TlsAcceptor::from(servers.configs.of(alpn).clone()).accept(stream);
+        let handshake = TlsStream::accept(servers.configs.of(alpn).clone(), stream);
         let stream = fair::timeout(ACCEPT_TIMEOUT, handshake)
             .await
             .map_err(|_| Error::HandshakeTimeout)?
             .map_err(Error::Handshake)?;
-        let state = stream.get_ref().1;
+        let state = stream.state();
         let client = peer(state, &servers.client_chains)?;
         let client_identity = client.as_ref().and_then(|client| client.identity().cloned());
         let tls = settled(state, client_identity, servers.identity.clone(), client.as_deref())?;
@@ -208,8 +211,8 @@ impl Tls {
         let configs = self.configs()?;
         let config = configs.clients.of(offer);
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| Error::ServerName(server_name.into()))?;
-        let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(Error::Handshake)?;
-        let state = stream.get_ref().1;
+        let stream = TlsStream::connect(config.clone(), name, stream).await.map_err(Error::Handshake)?;
+        let state = stream.state();
         let certificate = peer(state, &configs.server_chains)?.ok_or(Error::Unfinished("server certificate"))?;
         if !certificate.identities().contains(server) {
             return Err(Error::WrongServer { expected: server.clone(), found: certificate.identities().to_vec() });

@@ -97,7 +97,7 @@ fn everything_that_signs_is_replaced_under_traffic_though_identity_dies_and_prox
     let service = cluster.json(&["-n", "hawser", "get", "service", "hawser-identity"]);
     let service = service["spec"]["clusterIP"].as_str().unwrap();
     // Both ways: who has the connection already would hear the rest of what comes by it, from an identity that is slow to die.
-    let drop = |what: &str, pod: &Pod| {
+    let drop = |what: &str, pod: &Pod<'_>| {
         for packets in [format!("OUTPUT -d {service}"), format!("INPUT -s {service}")] {
             cluster.in_pod_network(pod.ip(), &format!("iptables -{what} {packets} -j DROP"));
         }
