@@ -82,9 +82,8 @@ async fn http1_travels_in_http2_and_comes_back_as_it_was() {
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(response.contains("x-app: web\r\n") && response.ends_with("\r\n\r\nweb"), "{response}");
     assert!(!response.contains("l5d-"), "what proxies tell each other stays between them: {response}");
-    let Seen::Header(header, _) = peer.next().await else { panic!("no header") };
-    assert_eq!(header.protocol, Protocol::Http2);
-    let Seen::Request { version, headers, uri } = peer.next().await else { panic!("no request") };
+    while !matches!(peer.next().await, Seen::Header(header, _) if header.protocol == Protocol::Http2) {}
+    let (version, headers, uri) = peer.request().await;
     assert_eq!(version, http::Version::HTTP_2);
     assert_eq!(headers["l5d-orig-proto"], "HTTP/1.1", "not what the app says");
     assert_eq!(headers["x-custom"], "kept");
@@ -151,8 +150,7 @@ async fn the_headers_of_a_trace_pass_as_they_are() {
         ("x-b3-spanid", "e457b5a2e4d86bd1"),
     ];
     pod.get(SERVICE, &trace.map(|(name, value)| format!("{name}: {value}\r\n")).concat()).await;
-    peer.next().await;
-    let Seen::Request { headers, .. } = peer.next().await else { panic!("no request") };
+    let (_, headers, _) = peer.request().await;
     for (name, value) in trace {
         assert_eq!(headers[name], value);
     }
@@ -167,8 +165,7 @@ async fn an_ingress_chooses_the_service_by_a_header() {
     let named = "l5d-dst-override: Shop.shop.svc.cluster.local.:8080\r\n";
     let response = pod.get(SERVICE, named).await;
     assert!(response.ends_with("shop"), "{response}");
-    assert!(matches!(shop.next().await, Seen::Header(..)));
-    let Seen::Request { headers, .. } = shop.next().await else { panic!("no request") };
+    let (_, headers, _) = shop.request().await;
     assert!(!headers.contains_key("l5d-dst-override"));
     let response = pod.get(SERVICE, "").await;
     assert!(response.ends_with("web"), "without the header it goes where it was sent: {response}");
@@ -207,8 +204,7 @@ async fn no_other_app_chooses_the_service_by_a_header() {
     control.add("shop.shop.svc.cluster.local:8080", vec![shop.endpoint(8080, WEB)]);
     let response = pod.get(SERVICE, "l5d-dst-override: shop.shop.svc.cluster.local:8080\r\n").await;
     assert!(response.ends_with("web"), "{response}");
-    peer.next().await;
-    let Seen::Request { headers, .. } = peer.next().await else { panic!("no request") };
+    let (_, headers, _) = peer.request().await;
     assert!(!headers.contains_key("l5d-dst-override"));
 }
 
@@ -279,8 +275,7 @@ async fn a_required_identity_is_checked_before_anything_is_sent() {
     assert!(peer.seen.try_recv().is_err());
     let accepted = pod.get(SERVICE, &format!("l5d-require-id: {WEB}\r\n")).await;
     assert!(accepted.starts_with("HTTP/1.1 200"), "{accepted}");
-    peer.next().await;
-    let Seen::Request { headers, .. } = peer.next().await else { panic!("no request") };
+    let (_, headers, _) = peer.request().await;
     assert!(!headers.contains_key("l5d-require-id"));
 }
 
@@ -367,9 +362,7 @@ async fn a_request_that_an_app_left_unanswered_is_asked_once_more_and_not_of_eve
     }
     let response = pod.get(SERVICE, "").await;
     assert!(response.starts_with("HTTP/1.1 502 ") && !response.contains("hawser-unserved"), "{response}");
-    let seen = |peer: &mut Peer| std::iter::from_fn(|| peer.seen.try_recv().ok()).collect::<Vec<_>>();
-    let requests = peers.iter_mut().flat_map(seen).filter(|seen| matches!(seen, Seen::Request { .. })).count();
-    assert_eq!(requests, 2);
+    assert_eq!(peers.iter_mut().map(Peer::more_requests).sum::<usize>(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

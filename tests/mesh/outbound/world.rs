@@ -380,6 +380,20 @@ impl Peer {
     pub(crate) async fn next(&mut self) -> Seen {
         tokio::time::timeout(Duration::from_secs(20), self.seen.recv()).await.expect("nothing came").unwrap()
     }
+
+    /// The next request. Where this machine is slow, the proxy has dialled before its client spoke, and that connection came to nothing.
+    pub(crate) async fn request(&mut self) -> (http::Version, HeaderMap, http::Uri) {
+        loop {
+            if let Seen::Request { version, headers, uri } = self.next().await {
+                return (version, headers, uri);
+            }
+        }
+    }
+
+    /// How many more requests there have been.
+    pub(crate) fn more_requests(&mut self) -> usize {
+        std::iter::from_fn(|| self.seen.try_recv().ok()).filter(|seen| matches!(seen, Seen::Request { .. })).count()
+    }
 }
 
 async fn serve(
