@@ -413,7 +413,7 @@ impl Inner {
         let (sender, connection) =
             http.handshake(TokioIo::new(stream)).await.map_err(|error| Error::Http(address, error))?;
         let (service, drain) = (self.address.clone(), self.tasks.clone());
-        let (sender, ending) = shared(sender);
+        let (sender, ending) = shared(sender, Arc::default());
         self.tasks.spawn(async move {
             let _ending = ending;
             tokio::select! {

@@ -36,10 +36,10 @@ const STREAMS_IDLE: Duration = Duration::from_secs(10);
 /// How often a request is tried on connections that turn out to have ended: once on what was kept, once on a new one.
 const CONNECTIONS_MAX: usize = 2;
 
-type SendHttp1 = interim::Sender<http1::SendRequest<Body>>;
+type SendHttp1 = sender::Sender<http1::SendRequest<Body>>;
 /// When a connection must have ended, where it may not outlive its certificates.
 type EndsAt = Option<tokio::time::Instant>;
-type SendHttp2 = interim::Sender<http2::SendRequest<Body>>;
+type SendHttp2 = sender::Sender<http2::SendRequest<Body>>;
 
 /// What reaches one endpoint of one authority.
 #[derive(Debug)]
@@ -396,7 +396,7 @@ impl Client {
         let begun = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = begun.map_err(|source| Error::Http { address: self.endpoint.address, source })?;
         let records = Arc::new(records);
-        let (sender, ending) = SendHttp2::new(sender, asked);
+        let (sender, ending) = sender::shared(sender, asked);
         let shared = Shared { sender, records: Arc::downgrade(&records) };
         let (address, client) = (self.endpoint.address, Arc::downgrade(self));
         self.connector.drain.spawn(async move {
@@ -432,7 +432,7 @@ impl Client {
         let records = Arc::new(records);
         let weak = Arc::downgrade(&records);
         let address = self.endpoint.address;
-        let (sender, ending) = SendHttp1::new(sender, asked);
+        let (sender, ending) = sender::shared(sender, asked);
         self.connector.drain.spawn(async move {
             let _ending = ending;
             // An upgraded connection goes on in the hands of whoever took it, with [`Upgraded`] its records.

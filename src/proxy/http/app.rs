@@ -34,8 +34,8 @@ const IDLE_MAX: usize = 128;
 /// Ports of which connections are kept. A pod has a handful; a peer that names others finds nobody there.
 const PORTS_MAX: usize = 256;
 
-type Http1 = interim::Sender<http1::SendRequest<Body>>;
-type Http2 = interim::Sender<http2::SendRequest<Body>>;
+type Http1 = sender::Sender<http1::SendRequest<Body>>;
+type Http2 = sender::Sender<http2::SendRequest<Body>>;
 
 /// How the app is reached.
 #[derive(Clone, Copy, Debug)]
@@ -282,7 +282,7 @@ impl App {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.lost(error))?;
-        let (sender, ending) = Http1::new(sender, asked);
+        let (sender, ending) = sender::shared(sender, asked);
         self.drain.spawn(async move {
             let _ending = ending;
             if let Err(error) = connection.with_upgrades().await {
@@ -333,7 +333,7 @@ impl App {
             .await
             .map_err(|error| self.lost(error))?;
         // Its task ends when the last sender is dropped and the last stream has ended: the shared one goes at the drain.
-        let (sender, ending) = Http2::new(sender, asked);
+        let (sender, ending) = sender::shared(sender, asked);
         self.drain.spawn(async move {
             let _ending = ending;
             if let Err(error) = connection.await {

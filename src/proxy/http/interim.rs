@@ -20,14 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Body;
 use super::heads::Frames;
-use super::sender::{self, Ending, Failed};
 
 /// Interim responses to one request: `100 Continue`, an early hint or two, and progress for those that take long.
 const INTERIMS_MAX: u32 = 64;
@@ -37,67 +32,6 @@ const HEADS_PER_REQUEST: u32 = INTERIMS_MAX + 2;
 const HEADS_OWED_MAX: u32 = 100_000;
 /// `HTTP/1.1 100`
 const STATUS_BYTES: usize = 12;
-
-/// Sends requests on a connection, and says so to its stream.
-#[derive(Debug)]
-pub struct Sender<S> {
-    sender: sender::Sender<S>,
-    asked: Arc<AtomicU32>,
-}
-
-impl<S> Clone for Sender<S> {
-    fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), asked: self.asked.clone() }
-    }
-}
-
-impl<S> Sender<S> {
-    /// Of a connection whose task is to have the [`Ending`].
-    pub fn new(sender: S, asked: Arc<AtomicU32>) -> (Self, Ending<S>) {
-        let (sender, ending) = sender::shared(sender);
-        (Self { sender, asked }, ending)
-    }
-
-    // `Relaxed`: what the server answers comes after it has been sent the request, through the kernel.
-    fn ask(&self) -> &sender::Sender<S> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        &self.sender
-    }
-}
-
-impl Sender<http1::SendRequest<Body>> {
-    pub fn try_send_request(
-        &self,
-        request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Incoming>, Failed<Body>>> + use<> {
-        self.ask().try_send_request(request)
-    }
-
-    pub fn is_ready(&self) -> bool {
-        self.sender.is_ready()
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    pub async fn ready(&self) -> bool {
-        self.sender.ready().await
-    }
-}
-
-impl Sender<http2::SendRequest<Body>> {
-    pub fn try_send_request(
-        &self,
-        request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Incoming>, Failed<Body>>> + use<> {
-        self.ask().try_send_request(request)
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
 
 /// A server's stream that breaks where too many heads come.
 pub struct Interims<S> {
@@ -111,7 +45,7 @@ enum Seen {
     Http2 { frames: Frames, owed: u32 },
 }
 
-/// The stream of an HTTP/1 connection, and what its [`Sender`] needs.
+/// The stream of an HTTP/1 connection, and where its [`super::sender::Sender`] counts requests.
 pub fn http1<S>(stream: S) -> (Interims<S>, Arc<AtomicU32>) {
     of(stream, Seen::Http1(Heads::default()))
 }

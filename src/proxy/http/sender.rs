@@ -14,6 +14,7 @@
 //! Start at [`shared`].
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 
@@ -24,11 +25,19 @@ use hyper::client::conn::{TrySendError, http1, http2};
 
 /// Puts requests into a connection. Clones are the same.
 #[derive(Debug)]
-pub struct Sender<S>(Arc<Mutex<Option<S>>>);
+pub struct Sender<S>(Arc<Shared<S>>);
 
 /// Belongs to the task of the connection, and ends with it.
 #[derive(Debug)]
-pub struct Ending<S>(Weak<Mutex<Option<S>>>);
+pub struct Ending<S>(Weak<Shared<S>>);
+
+#[derive(Debug)]
+struct Shared<S> {
+    /// None once the connection has ended.
+    sender: Mutex<Option<S>>,
+    /// How many requests there have been, as whoever watches their responses takes them off ([`super::interim`]).
+    asked: Arc<AtomicU32>,
+}
 
 /// Why there is no response.
 #[derive(Debug)]
@@ -39,9 +48,9 @@ pub enum Failed<B> {
     Lost(hyper::Error),
 }
 
-/// Shares hyper's `sender` until the connection ends. The connection's task ends with the last [`Sender`].
-pub fn shared<S>(sender: S) -> (Sender<S>, Ending<S>) {
-    let shared = Arc::new(Mutex::new(Some(sender)));
+/// Shares hyper's `sender` until the connection ends, and counts requests in `asked`. The connection's task ends with the last [`Sender`].
+pub fn shared<S>(sender: S, asked: Arc<AtomicU32>) -> (Sender<S>, Ending<S>) {
+    let shared = Arc::new(Shared { sender: Mutex::new(Some(sender)), asked });
     let ending = Ending(Arc::downgrade(&shared));
     (Sender(shared), ending)
 }
@@ -55,15 +64,17 @@ impl<S> Clone for Sender<S> {
 impl<S> Drop for Ending<S> {
     fn drop(&mut self) {
         if let Some(shared) = self.0.upgrade() {
-            let sender = lock(&shared).take();
+            let sender = shared.lock().take();
             // Not within the lock: what is given back with it may be sent elsewhere at once.
             drop(sender);
         }
     }
 }
 
-fn lock<S>(shared: &Mutex<Option<S>>) -> MutexGuard<'_, Option<S>> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+impl<S> Shared<S> {
+    fn lock(&self) -> MutexGuard<'_, Option<S>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<B> From<TrySendError<Request<B>>> for Failed<B> {
@@ -87,7 +98,9 @@ macro_rules! sender_of {
                 &self,
                 request: Request<B>,
             ) -> impl Future<Output = Result<Response<Incoming>, Failed<B>>> + use<B> {
-                let sent = match &mut *lock(&self.0) {
+                // `Relaxed`: what the server answers comes after it has been sent the request, through the kernel.
+                self.0.asked.fetch_add(1, Ordering::Relaxed);
+                let sent = match &mut *self.0.lock() {
                     Some(sender) => Ok(sender.try_send_request(request)),
                     None => Err(Box::new(request)),
                 };
@@ -100,16 +113,16 @@ macro_rules! sender_of {
             }
 
             pub fn is_closed(&self) -> bool {
-                lock(&self.0).as_ref().is_none_or($version::SendRequest::is_closed)
+                self.0.lock().as_ref().is_none_or($version::SendRequest::is_closed)
             }
 
             pub fn is_ready(&self) -> bool {
-                lock(&self.0).as_ref().is_some_and($version::SendRequest::is_ready)
+                self.0.lock().as_ref().is_some_and($version::SendRequest::is_ready)
             }
 
             /// Waits until the next request can be sent; says whether there will be one.
             pub async fn ready(&self) -> bool {
-                poll_fn(|cx| match &mut *lock(&self.0) {
+                poll_fn(|cx| match &mut *self.0.lock() {
                     Some(sender) => sender.poll_ready(cx).map(|ready| ready.is_ok()),
                     None => Poll::Ready(false),
                 })
@@ -142,7 +155,7 @@ mod tests {
         for at in 0..TRIES {
             let (stream, _server) = duplex(64);
             let (sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.unwrap();
-            let (sender, ending) = shared(sender);
+            let (sender, ending) = shared(sender, Arc::default());
             let both = Arc::new(Barrier::new(2));
             let ended = std::thread::spawn({
                 let both = both.clone();

@@ -322,13 +322,19 @@ impl Outbound {
     }
 
     async fn carry_tls(self: &Arc<Self>, client: Client, plan: Arc<Plan>) -> Result<(), Error> {
+        let (sni, client) = self.sni(client.stream).await?;
+        Box::pin(self.carry_prefixed(client, plan, sni.as_deref())).await
+    }
+
+    /// The name that the client's own TLS greets, if that is what it speaks.
+    async fn sni<S: Stream>(&self, client: S) -> Result<(Option<String>, Prefixed<S>), Error> {
         let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
-        let (spoken, client) = Box::pin(detect_client(client.stream, patience)).await.map_err(Error::Detect)?;
+        let (spoken, client) = Box::pin(detect_client(client, patience)).await.map_err(Error::Detect)?;
         let sni = match spoken {
             Spoken::Tls { sni } => sni,
             Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
         };
-        Box::pin(self.carry_prefixed(client, plan, sni.as_deref())).await
+        Ok((sni, client))
     }
 
     async fn carry_opaque(&self, client: Client, plan: Arc<Plan>) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Error, Outbound, Patience, Protocol, Routed, Spoken, detect_client, label, open, protocol_label};
+use super::{Error, Outbound, Protocol, Routed, label, open, protocol_label};
 use crate::net::stream::Stream;
 use crate::proxy::backend::Reach;
 use crate::proxy::discovery::Discovered;
@@ -63,12 +63,7 @@ impl Outbound {
     }
 
     async fn carry_by_sni(&self, plan: Arc<Plan>, client: impl Stream) -> Result<(), Error> {
-        let patience = Patience { unfinished: self.options.detect_timeout, silent: Some(self.options.detect_timeout) };
-        let (spoken, client) = Box::pin(detect_client(client, patience)).await.map_err(Error::Detect)?;
-        let sni = match spoken {
-            Spoken::Tls { sni } => sni,
-            Spoken::Http1 | Spoken::Http2 | Spoken::Unknown => None,
-        };
+        let (sni, client) = self.sni(client).await?;
         let opened = open(&plan, sni.as_deref(), Reach::OtherPods).await?;
         drop(plan);
         Box::pin(self.splice(client, Bytes::new(), opened)).await

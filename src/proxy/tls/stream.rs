@@ -310,7 +310,7 @@ where
         let before = reader.filled().len();
         let mut end = self.unopened.len();
         records[..end].copy_from_slice(&self.unopened);
-        loop {
+        let read = loop {
             let opened = match self.open(&mut records[..end], Some(reader), |_| ()) {
                 Ok((opened, _)) => opened,
                 // What came before has been read; the next to read is told.
@@ -322,19 +322,16 @@ where
             }
             end -= opened;
             if reader.filled().len() > before || self.is_ended {
-                break;
+                break Poll::Ready(Ok(()));
             }
             let most = (end + RECORD_MAX.max(reader.remaining() + OVERHEAD)).min(records.len());
             match self.poll_receive(cx, &mut records[end..most]) {
                 Poll::Ready(Ok(read)) => end += read,
-                unread => {
-                    self.unopened = records[..end].to_vec();
-                    return unread.map_ok(drop);
-                }
+                unread => break unread.map_ok(drop),
             }
-        }
+        };
         self.unopened = records[..end].to_vec();
-        Poll::Ready(Ok(()))
+        read
     }
 
     /// Reads from the socket, whose end the peer has to announce.
@@ -366,16 +363,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Seals these and sends what the socket takes; the rest is kept.
-    fn send(&mut self, cx: &mut Context<'_>, plaintexts: [Option<&[u8]>; 2], records: &mut [u8]) -> io::Result<()> {
-        let mut sealed = 0;
-        for plaintext in plaintexts.into_iter().flatten() {
-            sealed += self.seal(Some(plaintext), &mut records[sealed..])?;
-        }
-        self.send_sealed(cx, &records[..sealed])
-    }
-
-    fn send_sealed(&mut self, cx: &mut Context<'_>, mut records: &[u8]) -> io::Result<()> {
+    /// Sends of these what the socket takes; the rest is kept.
+    fn send(&mut self, cx: &mut Context<'_>, mut records: &[u8]) -> io::Result<()> {
         // What the session had to say before goes before.
         while self.unsent.is_empty() && !records.is_empty() {
             match Pin::new(&mut self.socket).poll_write(cx, records)? {
@@ -389,7 +378,7 @@ where
     }
 
     /// Whether something can be sealed now.
-    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_sealable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = &self.broken {
             return Poll::Ready(Err(invalid(error.clone())));
         }
@@ -446,10 +435,14 @@ where
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
-        ready!(stream.poll_unsent(cx))?;
+        ready!(stream.poll_sealable(cx))?;
         with_scratch(|Scratch { records, plaintext }| {
             let rest = gather(slices, plaintext);
-            stream.send(cx, [plaintext, rest].map(|part| (!part.is_empty()).then_some(part)), records)?;
+            let mut sealed = 0;
+            for part in [plaintext, rest].into_iter().filter(|part| !part.is_empty()) {
+                sealed += stream.seal(Some(part), &mut records[sealed..])?;
+            }
+            stream.send(cx, &records[..sealed])?;
             Poll::Ready(Ok(plaintext.len() + rest.len()))
         })
     }
@@ -470,7 +463,7 @@ where
             ready!(stream.poll_send(cx))?;
             with_scratch(|Scratch { records, .. }| {
                 let sealed = stream.seal(None, records)?;
-                stream.send_sealed(cx, &records[..sealed])
+                stream.send(cx, &records[..sealed])
             })?;
             stream.is_shut = true;
         }

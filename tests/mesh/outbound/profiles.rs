@@ -243,11 +243,7 @@ async fn a_servers_proxy_is_told_what_a_profile_routed_and_never_what_an_app_say
         control.policy(&service, detect(AUTHORITY));
         control.profile(&service, said);
         assert!(pod.get(&service, forged).await.ends_with("web"));
-        let headers = loop {
-            if let Seen::Request { headers, .. } = peer.next().await {
-                break headers;
-            }
-        };
+        let (_, headers, _) = peer.request().await;
         let told = headers.get("l5d-dst-canonical").map(|told| told.to_str().unwrap());
         assert_eq!(told, expected);
         assert!(headers.get_all("l5d-dst-canonical").iter().count() <= 1);
